@@ -1,0 +1,65 @@
+"""Checks: what must hold of a table, judged from the tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from curation_assets.curation.status import failed_fraction, table_status
+from curation_assets.curation.warehouse import SourceRun
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
+
+WARN_FAILED_FRACTION = 0.05
+_NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """How a check of one table ended."""
+
+    name: str
+    passed: bool
+    description: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    is_warning: bool = False
+
+
+def failure_rate(run: SourceRun, spec: TableSpec) -> CheckOutcome:
+    """Warn when more than 5 % of a table's items failed."""
+    fraction = failed_fraction([{spec.view: table_status(run, spec)}])
+    return CheckOutcome(
+        "failure_rate",
+        fraction <= WARN_FAILED_FRACTION,
+        f"{fraction:.1%} of the items failed; curation-assets failures lists them",
+        {"failed_fraction": fraction},
+        is_warning=True,
+    )
+
+
+def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
+    """Check that every row's video is in raw_videos, and every clip in clips."""
+    videos = set(run.table(RAW_VIDEOS).headers(["video_id"]).column("video_id").to_pylist())
+    rows = run.table(spec).headers(["video_id"]).column("video_id").to_pylist()
+    orphans = len(set(rows) - videos)
+    if spec is not CLIPS:
+        clips = set(run.read(CLIPS, ["clip_id"]).column("clip_id").to_pylist())
+        found = set(run.read(spec, ["clip_id"], where="clip_id IS NOT NULL").column("clip_id").to_pylist())
+        orphans += len(found - clips)
+    return CheckOutcome("referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans})
+
+
+def unit_norms(run: SourceRun, spec: TableSpec) -> CheckOutcome:
+    """Check that every stored vector has length 1."""
+    num_bad = num_rows = 0
+    dim = spec.schema.field("embedding").type.list_size
+    for batch in run.table(spec).scan(["embedding"], where="embedding IS NOT NULL"):
+        vectors = batch.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        norms = np.linalg.norm(vectors, axis=1)
+        num_rows += len(norms)
+        num_bad += int(np.count_nonzero(~(np.abs(norms - 1) < _NORM_TOLERANCE)))
+    return CheckOutcome("unit_norms", not num_bad, f"{num_bad} of {num_rows} vectors are not of length 1", {"num_bad": num_bad, "num_vectors": num_rows})

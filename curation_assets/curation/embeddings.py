@@ -1,0 +1,187 @@
+"""embeddings/<model>: read stored frames, embed clips in batches that span videos, and give each video the mean of its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curation_assets.curation.expected import Expected
+from curation_assets.curation.fingerprints import fingerprint
+from curation_assets.curation.frame_sets import expected_frames
+from curation_assets.curation.incremental import Piece, PieceResults, Plan, Result, Row, StageReport, batched, run_stage
+from curation_assets.curation.warehouse import SourceRun
+from curation_assets.engine.local import Done, cpu_count
+from curation_assets.media.images import decode_image
+from curation_assets.models import load, registry
+from curation_assets.models.embedder import Embedder, EmbedderSpec, select_frames
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.embeddings import embeddings_table
+from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.outcomes import Outcome, is_usable
+from curation_assets.settings import EmbeddingsSettings
+from curation_assets.storage.layout import item_row_id
+
+CODE_VERSION = "1"
+_VIDEOS_PER_READ = 64
+
+
+def update_embeddings(run: SourceRun, model: str) -> StageReport:
+    """Bring one source's vectors of one model up to date with its frame sets.
+
+    Args:
+        run: the source.
+        model: registry name.
+    """
+    spec = registry.spec(model)
+    table = embeddings_table(model, spec.dim)
+    with run.writing(table) as writer:
+        headers = run.headers(table)
+        expected = expected_embeddings(run, model)
+        work = run.limited(expected.work(headers, retry_failed=run.retry_failed))
+        plans = (Plan(identity, {table.asset: expected.fingerprints[identity]}, [Piece(identity, _no_piece, None)]) for identity in work)
+        embedding = _Embedding(run, spec) if work else None
+        report = run_stage(
+            plans,
+            stage=_Nothing(),
+            writer=writer,
+            run_pieces=lambda pieces: embedding.run_pieces(pieces) if embedding else iter(()),
+            progress=run.progress(table, len(work)),
+        )
+        gone = expected.gone(headers)
+        run.table(table).delete_videos(gone)
+        report.num_removed = len(gone)
+        report.num_unchanged = len(expected.fingerprints) - len(work)
+    return report
+
+
+def expected_embeddings(run: SourceRun, model: str) -> Expected:
+    """Say which videos one model's table should hold."""
+    settings = run.settings.embeddings
+    frames = expected_frames(run, FRAME_SETS)
+    headers = run.headers(FRAME_SETS)
+    ready, waiting = frames.usable(headers)
+    # What the model consumes is the one frame set that it reads, so that another set beside it recomputes nothing.
+    consumed = expected_frames(run, FRAME_SETS, only=settings.frame_set)
+    tree = [settings.too_few_frames, sorted(settings.scopes)]
+    revision = registry.spec(model).revision
+    return Expected(
+        {identity: fingerprint("embeddings", CODE_VERSION, model, revision, consumed.fingerprints[identity], tree) for identity in ready},
+        waiting,
+    )
+
+
+class _Embedding:
+    """One model over one source's stored frames."""
+
+    def __init__(self, run: SourceRun, spec: EmbedderSpec) -> None:
+        self._run = run
+        self._spec = spec
+        self._settings: EmbeddingsSettings = run.settings.embeddings
+        self._embedder: Embedder = load(spec.name)
+        self._asset = embeddings_table(spec.name, spec.dim).asset
+
+    def run_pieces(self, pieces: Iterable[Piece]) -> PieceResults:
+        """Embed the videos of many pieces together."""
+        with ThreadPoolExecutor(cpu_count(), thread_name_prefix="decode-jpeg") as threads:
+            for group in batched(pieces, _VIDEOS_PER_READ):
+                by_video = {piece.video_id: piece for piece in group}
+                rows: dict[str, list[Row]] = {identity: [] for identity in by_video}
+                for batch in batched(self._clips(list(by_video)), self._settings.batch_size):
+                    for row in self._embed(batch, threads):
+                        rows[row.pop("video_id")].append(row)
+                for identity, piece in by_video.items():
+                    yield Done(piece, Result(rows={self._asset: self._finish(identity, rows[identity])}))
+
+    def _clips(self, video_ids: Sequence[str]) -> Iterator[Row]:
+        ids = ", ".join(f"'{identity}'" for identity in video_ids)
+        clips = self._run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"video_id IN ({ids})")
+        spans = {row["clip_id"]: (row["start_ns"], row["end_ns"]) for row in clips.to_pylist()}
+        columns = ["video_id", "clip_id", "outcome", "detail", "height_px", "width_px", "codec", "frames"]
+        where = f"name = '{self._settings.frame_set}' AND video_id IN ({ids})"
+        for batch in self._run.table(FRAME_SETS).scan_blobs(columns, where=where):
+            for row in batch.to_pylist():
+                start_ns, end_ns = spans[row["clip_id"]]
+                yield {**row, "start_ns": start_ns, "end_ns": end_ns}
+
+    def _embed(self, clips: Sequence[Row], threads: ThreadPoolExecutor) -> Iterator[Row]:
+        """Embed one batch; every clip gives one row, in input order."""
+        refused = [self._refusal(clip) for clip in clips]
+        taken = [clip for clip, refusal in zip(clips, refused, strict=True) if refusal is None]
+        vectors: npt.NDArray[np.float32] = np.zeros((0, self._spec.dim), np.float32)
+        if taken:
+            vectors = self._embedder.embed_frames(np.stack(list(threads.map(self._frames, taken))))
+        remaining = iter(vectors)
+        for clip, refusal in zip(clips, refused, strict=True):
+            vector = None
+            outcome, detail = refusal or (Outcome(clip["outcome"]), clip["detail"])
+            if refusal is None:
+                vector = next(remaining)
+                norm = float(np.linalg.norm(vector))
+                if not abs(norm - 1.0) < 1e-3:  # also true for NaN
+                    outcome, detail, vector = Outcome.INVALID_VECTOR, f"the model gave a vector of norm {norm}", None
+            yield {
+                "video_id": clip["video_id"],
+                "row_id": item_row_id(clip["video_id"], clip["clip_id"], "clip"),
+                "clip_id": clip["clip_id"],
+                "scope": "clip",
+                "start_ns": clip["start_ns"],
+                "end_ns": clip["end_ns"],
+                "outcome": outcome.value,
+                "detail": detail,
+                "embedding": vector,
+            }
+
+    def _refusal(self, clip: Row) -> tuple[Outcome, str | None] | None:
+        if not is_usable(clip["outcome"]):
+            return Outcome(clip["outcome"]), clip["detail"]
+        num_frames = len(clip["frames"])
+        if num_frames < self._spec.frames and self._settings.too_few_frames == "refuse":
+            return Outcome.TOO_FEW_FRAMES, f"{num_frames} frames, the model takes {self._spec.frames}; embeddings.too_few_frames is refuse"
+        return None
+
+    def _frames(self, clip: Row) -> npt.NDArray[np.uint8]:
+        """Decode the model's frames of one clip: uint8 (T, H, W, 3)."""
+        chosen = select_frames(len(clip["frames"]), self._spec.frames)
+        decoded = {
+            index: decode_image(clip["frames"][index], clip["codec"], height_px=clip["height_px"], width_px=clip["width_px"])
+            for index in dict.fromkeys(chosen.tolist())
+        }
+        return np.stack([decoded[index] for index in chosen.tolist()])
+
+    def _finish(self, video_id: str, rows: list[Row]) -> list[Row]:
+        rows.sort(key=lambda row: (row["start_ns"], row["end_ns"]))
+        result = list(rows) if "clip" in self._settings.scopes else []
+        if "video" not in self._settings.scopes:
+            return result
+        vectors = [row["embedding"] for row in rows if row["embedding"] is not None]
+        mean = np.mean(np.stack(vectors), axis=0, dtype=np.float64) if vectors else np.zeros(self._spec.dim)
+        norm = float(np.linalg.norm(mean))
+        row: Row = {
+            "row_id": item_row_id(video_id, None, "video"),
+            "clip_id": None,
+            "scope": "video",
+            "start_ns": rows[0]["start_ns"] if rows else None,
+            "end_ns": max((row["end_ns"] for row in rows), default=None),
+        }
+        if not vectors:
+            outcome, detail = (rows[0]["outcome"], rows[0]["detail"]) if rows else (Outcome.NO_FRAMES.value, "the video has no frames")
+            return [*result, {**row, "outcome": outcome, "detail": detail}]
+        if norm < 1e-6:
+            return [*result, {**row, "outcome": Outcome.INVALID_VECTOR.value, "detail": "the clips' vectors cancel out"}]
+        return [*result, {**row, "outcome": Outcome.OK.value, "embedding": (mean / norm).astype(np.float32)}]
+
+
+def _no_piece(_: None) -> Result:
+    raise AssertionError("embedding works on many pieces at once, never on one")
+
+
+class _Nothing:
+    def failed(self, piece: Piece, outcome: Outcome, detail: str) -> Result:
+        return Result(outcome=outcome, detail=detail)
+
+    def finish(self, plan: Plan, partials: Sequence[Any]) -> Mapping[str, Sequence[Row]]:
+        return {}

@@ -1,0 +1,298 @@
+"""frame_sets and clip_scores/pixels: one decode per video gives the stored frames and the pixel scores.
+
+Long videos are worked on in pieces of a few minutes, so that memory, deadlines and lost work are bounded by the settings and not by the video. Only the table that is
+stale is written: new thresholds touch nothing, new motion settings leave the frames alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from curation_assets.curation.clips import expected_clips
+from curation_assets.curation.expected import Expected
+from curation_assets.curation.fingerprints import fingerprint
+from curation_assets.curation.incremental import Piece, Plan, Result, Row, StageReport, batched, on_engine, run_stage
+from curation_assets.curation.reading import ObjectRef, reading
+from curation_assets.curation.warehouse import SourceRun
+from curation_assets.media.errors import MediaError
+from curation_assets.media.frames import FrameSetSpec, SampledSet, SampleSpan, sample_frames
+from curation_assets.media.motion import MotionSpec, PixelScores
+from curation_assets.media.packets import PacketIndex
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.outcomes import Outcome
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
+from curation_assets.settings import ProcessingSettings
+from curation_assets.storage.layout import item_row_id
+
+CODE_VERSIONS = {FRAME_SETS.asset: "1", CLIP_SCORES_PIXELS.asset: "1"}
+_VIDEOS_PER_READ = 64
+
+
+def update_frame_sets(run: SourceRun, specs: Sequence[TableSpec] = (FRAME_SETS, CLIP_SCORES_PIXELS)) -> StageReport:
+    """Bring one source's frame sets and pixel scores up to date with its clips.
+
+    Args:
+        run: the source.
+        specs: the tables asked for; one decode serves both.
+    """
+    with run.writing(*specs) as writer:
+        headers = {spec.asset: run.headers(spec) for spec in specs}
+        expected = {spec.asset: expected_frames(run, spec) for spec in specs}
+        stale = {asset: set(expected[asset].work(headers[asset], retry_failed=run.retry_failed)) for asset in expected}
+        order = next(iter(expected.values())).fingerprints
+        work = run.limited([identity for identity in order if any(identity in videos for videos in stale.values())])
+
+        def plans() -> Iterator[Plan]:
+            for group in batched(work, _VIDEOS_PER_READ):
+                videos = read_videos(run, group)
+                for identity in group:
+                    fingerprints = {asset: expected[asset].fingerprints[identity] for asset in expected if identity in stale[asset]}
+                    yield _plan(run, videos[identity], fingerprints)
+
+        progress = run.progress(specs[0], len(work))
+        report = run_stage(plans(), stage=_Sampling(), writer=writer, run_pieces=on_engine(run.engine), progress=progress)
+        for spec in specs:
+            gone = expected[spec.asset].gone(headers[spec.asset])
+            run.table(spec).delete_videos(gone)
+            report.num_removed = max(report.num_removed, len(gone))
+        report.num_unchanged = len(order) - len(work)
+    return report
+
+
+def expected_frames(run: SourceRun, spec: TableSpec, *, only: str | None = None) -> Expected:
+    """Say which videos `frame_sets` or `clip_scores/pixels` should hold.
+
+    Args:
+        run: the source.
+        spec: the table.
+        only: the name of one frame set: fingerprints then stand for that set alone, for a stage that reads no other.
+    """
+    ready, waiting = expected_clips(run).usable(run.headers(CLIPS))
+    etags = _etags(run)
+    tree = _consumed_settings(run.settings, spec, only)
+    return Expected(
+        {
+            identity: fingerprint(spec.asset, CODE_VERSIONS[spec.asset], etags[identity], header.content_hash, tree)
+            for identity, header in ready.items()
+        },
+        waiting,
+    )
+
+
+def frame_set_specs(settings: ProcessingSettings) -> dict[str, FrameSetSpec]:
+    """Translate the settings' frame sets, purposes resolved."""
+    return {
+        name: FrameSetSpec(
+            name=name,
+            policy=item.policy,
+            target_fps=item.fps,
+            target_res=item.target_res,
+            codec=item.codec,
+            quality=item.quality,
+            scope=item.scope,
+            min_frames=item.least_frames,
+            max_frames=item.max_frames,
+        )
+        for name, item in settings.frame_sets.sets.items()
+    }
+
+
+def _consumed_settings(settings: ProcessingSettings, spec: TableSpec, only: str | None) -> Any:
+    if spec is FRAME_SETS:
+        return {name: asdict(item) for name, item in frame_set_specs(settings).items() if only in (None, name)}
+    return asdict(_motion_spec(settings))
+
+
+def _motion_spec(settings: ProcessingSettings) -> MotionSpec:
+    return MotionSpec(motion_fps=settings.clip_scores.pixels.motion_fps)
+
+
+def _etags(run: SourceRun) -> dict[str, str]:
+    rows = run.table(RAW_VIDEOS).headers(["video_id", "etag"])
+    return dict(zip(rows.column("video_id").to_pylist(), rows.column("etag").to_pylist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitVideo:
+    """A video with its clips: where it lies, its packed packet index, and (clip_id, start_ns, end_ns) in order."""
+
+    video_id: str
+    uri: str
+    etag: str
+    index: bytes
+    clips: list[tuple[str, int, int]]
+
+
+def read_videos(run: SourceRun, group: Sequence[str]) -> dict[str, SplitVideo]:
+    """Read what sampling needs of some videos, by video_id."""
+    ids = ", ".join(f"'{identity}'" for identity in group)
+    objects = {row["video_id"]: row for row in run.read(RAW_VIDEOS, ["video_id", "uri", "etag"], where=f"video_id IN ({ids})").to_pylist()}
+    clips: dict[str, list[tuple[str, int, int]]] = {identity: [] for identity in group}
+    for row in run.read(CLIPS, ["video_id", "clip_id", "start_ns", "end_ns"], where=f"video_id IN ({ids})").to_pylist():
+        clips[row["video_id"]].append((row["clip_id"], row["start_ns"], row["end_ns"]))
+    indexes: dict[str, bytes] = {}
+    for batch in run.table(CLIPS).scan_blobs(["video_id", "packet_index"], where=f"video_id IN ({ids})", rows="headers"):
+        indexes.update(zip(batch.column("video_id").to_pylist(), batch.column("packet_index").to_pylist(), strict=True))
+    return {
+        identity: SplitVideo(
+            identity,
+            objects[identity]["uri"],
+            objects[identity]["etag"],
+            indexes[identity],
+            sorted(clips[identity], key=lambda clip: clip[1:]),
+        )
+        for identity in group
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class SampleJob:
+    """What a worker needs to sample one piece of one video.
+
+    Attributes:
+        window_ns: the piece's part [start, end) of the timeline; whole-video sets take their frames from it.
+    """
+
+    video_id: str
+    ref: ObjectRef
+    index: bytes
+    clips: tuple[tuple[str, int, int], ...]
+    window_ns: tuple[int, int]
+    frame_sets: tuple[FrameSetSpec, ...]
+    motion: MotionSpec | None
+    num_threads: int
+
+
+def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str]) -> Plan:
+    settings = run.settings
+    specs = tuple(frame_set_specs(settings).values()) if FRAME_SETS.asset in fingerprints else ()
+    motion = _motion_spec(settings) if CLIP_SCORES_PIXELS.asset in fingerprints else None
+    groups = list(batched(video.clips, settings.engine.clips_per_chunk))
+    # whole-video sets take the frames before the first clip and after the last one too
+    starts = [-(2**62), *(group[0][1] for group in groups[1:])]
+    ends = [*starts[1:], 2**62]
+    ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=settings.engine)
+    pieces = [
+        Piece(
+            video.video_id,
+            sample_piece,
+            SampleJob(video.video_id, ref, video.index, tuple(group), (start, end), specs, motion, settings.frame_sets.num_cpus),
+        )
+        for group, start, end in zip(groups, starts, ends, strict=True)
+    ]
+    return Plan(video.video_id, fingerprints, pieces)
+
+
+def sample_piece(job: SampleJob) -> Result:
+    """Decode one piece of a video once, for its frame sets and its pixel scores."""
+    frame_rows: list[Row] = []
+    score_rows: list[Row] = []
+    partials: list[SampledSet] = []
+    index = PacketIndex.from_bytes(job.index)
+    spans = [SampleSpan(id=clip, start_ns=start, end_ns=end) for clip, start, end in job.clips]
+    if any(spec.scope == "video" for spec in job.frame_sets):
+        spans.append(SampleSpan(id=None, start_ns=0, end_ns=index.end_ns, window_ns=job.window_ns))
+    try:
+        with reading(job.ref, whole=True) as source:
+            for sampled in sample_frames(
+                source,
+                index=index,
+                spans=spans,
+                frame_sets=job.frame_sets,
+                motion=job.motion,
+                num_threads=job.num_threads,
+            ):
+                if sampled.span.id is None:
+                    partials.extend(sampled.sets)
+                    continue
+                frame_rows.extend(_frame_row(item, job.video_id) for item in sampled.sets)
+                if sampled.scores is not None and sampled.span.id is not None:
+                    score_rows.append(_score_row(sampled.span.id, sampled.scores))
+    except MediaError as error:
+        return _failed(job, error.outcome, error.detail)
+    return Result(rows={FRAME_SETS.asset: frame_rows, CLIP_SCORES_PIXELS.asset: score_rows}, partials=partials)
+
+
+def _frame_row(item: SampledSet, video_id: str) -> Row:
+    if not item.frames:
+        outcome = Outcome.NO_FRAMES
+    else:
+        outcome = Outcome.TRUNCATED if item.num_missing else Outcome.OK
+    return {
+        "row_id": item_row_id(video_id, item.span_id, item.name),
+        "outcome": outcome.value,
+        "detail": item.detail or None,
+        "clip_id": item.span_id,
+        "name": item.name,
+        "fps": item.fps,
+        "height_px": item.height_px,
+        "width_px": item.width_px,
+        "time_ns": list(item.time_ns),
+        "num_frames": len(item.frames),
+        "codec": item.codec,
+        "frames": list(item.frames),
+    }
+
+
+def _score_row(clip_id: str, scores: PixelScores) -> Row:
+    values = asdict(scores)
+    is_scored = any(value is not None for value in values.values())
+    return {
+        "row_id": clip_id,
+        "clip_id": clip_id,
+        "outcome": (Outcome.OK if is_scored else Outcome.NO_FRAMES).value,
+        "detail": None if is_scored else "no frame of the clip could be decoded",
+        **values,
+    }
+
+
+def _failed(job: SampleJob, outcome: Outcome, detail: str) -> Result:
+    clips = [clip for clip, _, _ in job.clips]
+    common = {"outcome": outcome.value, "detail": detail}
+    return Result(
+        rows={
+            FRAME_SETS.asset: [
+                {"row_id": item_row_id(job.video_id, clip, item.name), "clip_id": clip, "name": item.name, "num_frames": 0, "codec": item.codec, **common}
+                for clip in clips
+                for item in job.frame_sets
+                if item.scope == "clip"
+            ],
+            CLIP_SCORES_PIXELS.asset: [{"row_id": clip, "clip_id": clip, **common} for clip in clips],
+        },
+    )
+
+
+class _Sampling:
+    def failed(self, piece: Piece, outcome: Outcome, detail: str) -> Result:
+        return _failed(piece.payload, outcome, detail)
+
+    def finish(self, plan: Plan, partials: Sequence[Any]) -> Mapping[str, Sequence[Row]]:
+        """Put the whole-video sets together from their pieces."""
+        specs = plan.pieces[0].payload.frame_sets
+        rows = []
+        for spec in specs:
+            if spec.scope != "video":
+                continue
+            parts = sorted((part for part in partials if part.name == spec.name), key=lambda part: part.time_ns[:1])
+            frames = [pair for part in parts for pair in zip(part.time_ns, part.frames, strict=True)]
+            details = [part.detail for part in parts if part.detail]
+            first = parts[0] if parts else None
+            whole = SampledSet(
+                span_id=None,
+                name=spec.name,
+                fps=first.fps if first else None,
+                height_px=first.height_px if first else 0,
+                width_px=first.width_px if first else 0,
+                time_ns=tuple(time for time, _ in frames),
+                frames=tuple(frame for _, frame in frames),
+                codec=spec.codec,
+                num_missing=sum(part.num_missing for part in parts),
+                detail="; ".join(details),
+            )
+            rows.append(_frame_row(whole, plan.video_id))
+        return {FRAME_SETS.asset: rows}

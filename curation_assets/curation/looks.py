@@ -1,0 +1,167 @@
+"""Looks: Markdown with pictures that the UI shows beside an asset: contact sheets, histograms, nearest pairs.
+
+Kept small: an event with its pictures is stored in Dagster's database and sent to the browser whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw
+
+from curation_assets.curation.frame_sets import SampleJob, read_videos, sample_piece
+from curation_assets.curation.reading import ObjectRef
+from curation_assets.curation.warehouse import SourceRun
+from curation_assets.engine.local import Done
+from curation_assets.media.frames import FrameSetSpec
+from curation_assets.media.images import decode_image
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS, PIXEL_SCORES
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
+
+_SHEET_COLUMNS, _MOST_THUMBS = 4, 12
+_THUMB_PX = (160, 90)
+_LABEL_PX = 14
+_MOST_VECTORS = 2000  # pairs grow with the square
+_NUM_BINS = 20
+
+
+def look_at_videos(run: SourceRun) -> str | None:
+    """Tabulate hours, bytes, codecs and sizes of the source's videos."""
+    rows = run.read(RAW_VIDEOS, ["size_bytes", "duration_ns", "codec", "width_px", "height_px"]).to_pylist()
+    if not rows:
+        return "No objects: the source is empty, or no name ends like a video (raw_videos.extensions)."
+    hours = sum(row["duration_ns"] or 0 for row in rows) / 3.6e12
+    gigabytes = sum(row["size_bytes"] or 0 for row in rows) / 1e9
+    kinds = Counter(f"{row['codec']} {row['width_px']}x{row['height_px']}" for row in rows if row["codec"])
+    lines = "\n".join(f"| {kind} | {number:,} |" for kind, number in kinds.most_common(12))
+    return f"{len(rows):,} objects, {hours:.2f} hours by their headers, {gigabytes:.3f} GB\n\n| codec and size | videos |\n|---|---|\n{lines}"
+
+
+def look_at_clips(run: SourceRun) -> str | None:
+    """Show the middle frames of clips spread over the source, and the clips' lengths."""
+    clips = run.read(CLIPS, ["video_id", "clip_id", "start_ns", "end_ns"])
+    if not clips.num_rows:
+        return None
+    lengths = (clips.column("end_ns").to_numpy() - clips.column("start_ns").to_numpy()) / 1e9
+    summary = f"{clips.num_rows:,} clips, {lengths.sum() / 3600:.3f} hours, {lengths.min():.2f} to {lengths.max():.2f} s long"
+    chosen = _spread(clips)
+    videos = read_videos(run, sorted({clip["video_id"] for clip in chosen}))
+    spec = FrameSetSpec(name="sheet", policy="middle", target_res=(-1, _THUMB_PX[0]))
+    jobs = []
+    for clip in chosen:
+        video = videos[clip["video_id"]]
+        ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
+        span = (clip["clip_id"], clip["start_ns"], clip["end_ns"])
+        jobs.append(SampleJob(video.video_id, ref, video.index, (span,), span[1:], (spec,), None, 1))
+    frames = {}
+    for result in run.engine.map(sample_piece, jobs):
+        if isinstance(result, Done):
+            row = result.value.rows[FRAME_SETS.asset][0]
+            if row["num_frames"]:
+                frames[row["clip_id"]] = decode_image(row["frames"][0], row["codec"], row["height_px"], row["width_px"])
+    thumbs = [(Image.fromarray(frames[clip["clip_id"]]), _label(clip)) for clip in chosen if clip["clip_id"] in frames]
+    return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
+
+
+def look_at_frames(run: SourceRun) -> str | None:
+    """Show one stored frame of clips spread over the source, in the picture's own proportions."""
+    columns = ["video_id", "clip_id", "name", "outcome", "num_frames", "fps", "height_px", "width_px"]
+    rows = run.read(FRAME_SETS, columns, where="clip_id IS NOT NULL AND num_frames > 0")
+    if not rows.num_rows:
+        return None
+    counts = Counter(zip(*(rows.column(name).to_pylist() for name in ("name", "fps", "height_px", "width_px")), strict=True))
+    lines = "\n".join(f"| {name} | {fps} | {height}x{width} | {number:,} |" for (name, fps, height, width), number in counts.most_common(12))
+    chosen = {row["clip_id"]: row for row in _spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
+    ids = ", ".join(f"'{clip}'" for clip in chosen)
+    first = rows.column("name")[0].as_py()
+    videos = run.read(RAW_VIDEOS, ["video_id", "width_px", "height_px"]).to_pylist()
+    sizes = {row["video_id"]: (row["width_px"], row["height_px"]) for row in videos}
+    spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
+    thumbs = []
+    columns = ["clip_id", "video_id", "codec", "height_px", "width_px", "frames"]
+    for batch in run.table(FRAME_SETS).scan_blobs(columns, where=f"name = '{first}' AND clip_id IN ({ids})"):
+        for row in batch.to_pylist():
+            middle = row["frames"][len(row["frames"]) // 2]
+            picture = Image.fromarray(decode_image(middle, row["codec"], row["height_px"], row["width_px"]))
+            width, height = sizes.get(row["video_id"], picture.size)
+            thumbs.append((picture.resize((max(1, round(picture.height * (width or 1) / (height or 1))), picture.height)), _label(spans[row["clip_id"]])))
+    return f"| frame set | fps | size | clips |\n|---|---|---|---|\n{lines}\n\n{contact_sheet(thumbs)}"
+
+
+def look_at_scores(run: SourceRun) -> str | None:
+    """Draw a histogram of every score."""
+    names = [column.name for column in PIXEL_SCORES]
+    scores = run.read(CLIP_SCORES_PIXELS, names)
+    if not scores.num_rows:
+        return None
+    return "\n\n".join(histogram(name, scores.column(name).drop_null().to_numpy()) for name in names)
+
+
+def look_at_embeddings(run: SourceRun, *, spec: TableSpec) -> str | None:
+    """Draw how near each clip's nearest neighbour is, and list the nearest pairs."""
+    rows = run.read(spec, ["clip_id", "embedding"], where="scope = 'clip' AND embedding IS NOT NULL")
+    if rows.num_rows < 2:  # noqa: PLR2004
+        return None
+    rows = rows.take(np.unique(np.linspace(0, rows.num_rows - 1, min(rows.num_rows, _MOST_VECTORS)).astype(np.int64)))
+    vectors = np.stack(rows.column("embedding").to_numpy(zero_copy_only=False)).astype(np.float32)
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -2)
+    nearest = similarity.max(axis=1)
+    clips = rows.column("clip_id").to_pylist()
+    pairs = sorted({(round(float(nearest[i]), 4), *sorted((clips[i], clips[int(similarity[i].argmax())]))) for i in range(len(clips))}, reverse=True)
+    lines = "\n".join(f"| {value:.4f} | {first} | {second} |" for value, first, second in pairs[:5])
+    return f"{histogram('cosine with the nearest other clip', nearest)}\n\n| cosine | clip | clip |\n|---|---|---|\n{lines}"
+
+
+def contact_sheet(thumbs: Sequence[tuple[Image.Image, str]]) -> str:
+    """Lay pictures with labels out on one sheet; returns a Markdown image."""
+    num_rows = -(-len(thumbs) // _SHEET_COLUMNS)
+    width, height = _THUMB_PX
+    sheet = Image.new("RGB", (_SHEET_COLUMNS * (width + 4), num_rows * (height + _LABEL_PX + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for position, (picture, label) in enumerate(thumbs):
+        fitted = picture.copy()
+        fitted.thumbnail(_THUMB_PX)
+        left, top = position % _SHEET_COLUMNS * (width + 4) + 2, position // _SHEET_COLUMNS * (height + _LABEL_PX + 4) + 2
+        sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
+        draw.text((left, top + height + 1), label, fill="black")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=60)
+    return f"![contact sheet](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+
+
+def histogram(title: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
+    """Draw a histogram as SVG; returns a Markdown image."""
+    if not len(values):
+        return f"{title}: no values"
+    counts, edges = np.histogram(values, bins=_NUM_BINS)
+    top = max(1, int(counts.max()))
+    bars = "".join(
+        f'<rect x="{10 + 20 * i}" y="{90 - 70 * int(n) / top:.1f}" width="18" height="{70 * int(n) / top:.1f}" fill="#4f43dd"/>' for i, n in enumerate(counts)
+    )
+    text = 'font-family="sans-serif" font-size="11"'
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="420" height="110"><rect width="420" height="110" fill="white"/>'
+        f'<text x="10" y="13" {text}>{escape(title)}: median {np.median(values):.4g}, {len(values):,} values, tallest bar {top:,}</text>{bars}'
+        f'<text x="10" y="104" {text}>{edges[0]:.4g}</text><text x="410" y="104" {text} text-anchor="end">{edges[-1]:.4g}</text></svg>'
+    )
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def _spread(rows: pa.Table) -> list[dict[str, object]]:
+    """Take up to twelve rows, evenly."""
+    places = np.unique(np.linspace(0, rows.num_rows - 1, _MOST_THUMBS).round().astype(np.int64))
+    return rows.take(places).to_pylist()  # type: ignore[no-any-return]
+
+
+def _label(clip: dict[str, object]) -> str:
+    return f"{str(clip['clip_id'])[:8]}  {int(clip['start_ns']) / 1e9:.1f}-{int(clip['end_ns']) / 1e9:.1f} s"  # type: ignore[call-overload]

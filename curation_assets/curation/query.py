@@ -1,0 +1,77 @@
+"""Query: the SQL views with every source's thresholds applied, single tables, and the whole story of one clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from curation_assets.curation.select import reject_reason_sql
+from curation_assets.curation.warehouse import Warehouse, table_specs
+from curation_assets.models import registry
+from curation_assets.schemas.embeddings import embeddings_table
+from curation_assets.schemas.table import TableSpec
+from curation_assets.settings import Config, resolve_settings
+from curation_assets.storage import views
+
+
+def all_specs(config: Config) -> list[TableSpec]:
+    """List the tables that may exist: those of the settings, and of every model in the registry."""
+    specs = {spec.asset: spec for spec in table_specs(config)}
+    for model in registry.names():
+        spec = embeddings_table(model, registry.spec(model).dim)
+        specs.setdefault(spec.asset, spec)
+    return list(specs.values())
+
+
+def connect_config(config: Config) -> views.Warehouse:
+    """Open all sources' tables for SQL, lazily."""
+    warehouse = Warehouse.of(config)
+    names = warehouse.registry.names()
+    rejects = {}
+    for name in names:
+        settings = resolve_settings(config.processing(), warehouse.registry.get(name).settings, where=f"source {name!r}")
+        rejects[name] = reject_reason_sql(settings.clip_scores.thresholds)
+    return views.connect(warehouse.layout, all_specs(config), names, storage_options=warehouse.storage_options, reject_sql=rejects)
+
+
+def open_dataset(config: Config, view: str, source: str) -> Any:
+    """Open the Lance dataset behind one view and source."""
+    specs = {spec.view: spec for spec in all_specs(config)}
+    if view not in specs:
+        raise KeyError(f"no table {view!r}; there are {', '.join(specs)}")
+    snapshot = Warehouse.of(config).table(specs[view], source).snapshot()
+    if snapshot is None:
+        raise KeyError(f"source {source!r} has no table {view!r} yet; curation-assets status shows what there is")
+    return snapshot.dataset
+
+
+def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
+    """Gather what the tables say of one clip.
+
+    Returns:
+        The clip, its video, scores with the verdict, frame sets and embeddings; None when there is no such clip.
+    """
+    with connect_config(config) as connection:
+
+        def rows(query: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+            return views.json_rows(connection.execute(query, list(parameters)))
+
+        clips = rows("SELECT * FROM clips WHERE clip_id = ?", [clip_id])
+        if not clips:
+            return None
+        clip = clips[0]
+        story = {"clip": clip}
+        story["video"] = rows("SELECT * FROM raw_videos WHERE source = ? AND video_id = ?", [clip["source"], clip["video_id"]])[0]
+        scores = rows("SELECT * FROM clip_scores WHERE source = ? AND clip_id = ?", [clip["source"], clip_id])
+        story["scores"] = scores[0] if scores else None
+        story["frame_sets"] = rows(
+            "SELECT name, outcome, detail, fps, height_px, width_px, num_frames, codec, time_ns FROM frame_sets WHERE source = ? AND clip_id = ?",
+            [clip["source"], clip_id],
+        )
+        story["embeddings"] = {
+            spec.view: found[0]
+            for spec in table_specs(config)
+            if spec.asset.startswith("embeddings/")
+            and (found := rows(f"SELECT outcome, detail FROM {spec.view} WHERE source = ? AND clip_id = ?", [clip["source"], clip_id]))
+        }
+    return story

@@ -1,0 +1,36 @@
+"""Selection: which clips are kept. One pure function of scores and thresholds, written once as SQL so that it runs where the scores lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curation_assets.settings import Thresholds
+
+# setting -> score column, the comparison that rejects, reason code; the order decides which reason is given first
+_RULES: tuple[tuple[str, str, str, str], ...] = (
+    ("max_black_share", "black_share", ">", "black"),
+    ("max_letterbox_share", "letterbox_share", ">", "letterbox"),
+    ("max_still_share", "still_share", ">", "still"),
+    ("min_motion_mean", "motion_mean", "<", "low_motion"),
+    ("max_motion_mean", "motion_mean", ">", "high_motion"),
+    ("min_sharpness", "sharpness", "<", "blurred"),
+)
+_MISSING = "missing_score"
+
+
+def reject_reason_sql(thresholds: Thresholds) -> str:
+    """Write the SQL expression over the score columns that gives a clip's reject reason, or NULL when it is kept.
+
+    A clip whose score is NULL cannot pass a threshold on it: its reason is `missing_score`.
+
+    Args:
+        thresholds: None leaves a score unjudged.
+    """
+    branches = []
+    for setting, column, operator, reason in _RULES:
+        limit: Any = getattr(thresholds, setting)
+        if limit is not None:
+            branches.append(f"WHEN {column} IS NULL THEN '{_MISSING}' WHEN {column} {operator} {limit!r} THEN '{reason}'")
+    if not branches:
+        return "CAST(NULL AS VARCHAR)"
+    return f"CASE {' '.join(branches)} END"

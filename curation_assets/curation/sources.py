@@ -1,0 +1,219 @@
+"""Sources: the registry of what is watched, and the listing of one source's objects, from a prefix or from a manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from curation_assets.curation.reading import open_object
+from curation_assets.settings import Config, SettingsError, SourceSettings
+from curation_assets.storage.errors import NotFound
+from curation_assets.storage.layout import Layout, check_source_name
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, child_uri, open_store
+
+MANIFEST_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
+_KEY_COLUMNS = ("key", "uri", "url", "path")
+_PAGE = 1000
+_HEAD_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """What a source is, as the registry keeps it.
+
+    Attributes:
+        name: partition key.
+        uri: absolute folder, store prefix, or manifest.
+        is_manifest: whether `uri` is a list of objects.
+        storage_options: options of the object store, no credentials.
+        settings: overrides of the processing settings.
+    """
+
+    name: str
+    uri: str
+    is_manifest: bool = False
+    storage_options: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_settings(cls, name: str, settings: SourceSettings) -> SourceRecord:
+        """Build the record of a source from the settings file or the command line.
+
+        Raises:
+            SettingsError: the name cannot be a partition key and a folder.
+        """
+        try:
+            check_source_name(name)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        is_manifest = settings.kind == "manifest" or (settings.kind == "auto" and settings.uri.lower().endswith(MANIFEST_ENDINGS))
+        return cls(name, settings.uri, is_manifest, dict(settings.storage_options), dict(settings.settings))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One object of a source.
+
+    Attributes:
+        key: key below the root, or the manifest's entry, Unicode NFC.
+        uri: where it lies, spelled as the store spells it.
+        etag: version tag; "" for an object that a manifest names and the store does not have.
+        regions_ns: spans [start, end) that a manifest limits it to, or None.
+    """
+
+    key: str
+    uri: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime | None
+    regions_ns: tuple[tuple[int, int], ...] | None = None
+
+
+SOURCES_PREFIX = "sources/"
+
+
+class SourceRegistry:
+    """`<warehouse>/sources/<name>.json`, one object per source: the owner of what a source is."""
+
+    def __init__(self, store: ObjectStore, layout: Layout) -> None:
+        self._store = store
+        self._layout = layout
+
+    def names(self) -> list[str]:
+        """List the names of all sources, sorted."""
+        prefix = SOURCES_PREFIX
+        try:
+            keys = [info.key for page in self._store.list_pages(prefix) for info in page]
+        except NotFound:
+            return []
+        return sorted(key.removeprefix(prefix).removesuffix(".json") for key in keys if key.endswith(".json"))
+
+    def get(self, name: str) -> SourceRecord:
+        """Read one source.
+
+        Raises:
+            SettingsError: there is none of that name.
+        """
+        try:
+            data = self._store.get(self._layout.source_key(name))
+        except NotFound:
+            known = ", ".join(self.names()) or "none yet"
+            raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI") from None
+        return SourceRecord(**json.loads(data))
+
+    def put(self, record: SourceRecord) -> None:
+        """Add or replace a source."""
+        data = json.dumps(asdict(record), indent=1, ensure_ascii=False).encode()
+        self._store.put(self._layout.source_key(record.name), data)
+
+    def remove(self, name: str) -> None:
+        """Forget a source; its tables stay until they are removed."""
+        self._store.delete(self._layout.source_key(name))
+
+    def sync(self, config: Config) -> list[str]:
+        """Upsert the settings file's sources and return all names."""
+        for name, settings in config.sources.items():
+            record = SourceRecord.from_settings(name, settings)
+            if name not in self.names() or self.get(name) != record:
+                self.put(record)
+        return self.names()
+
+
+def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:
+    """List a source's objects in pages.
+
+    Raises:
+        StoreError: the root or the manifest cannot be read; the message says why.
+        SettingsError: the manifest is malformed.
+    """
+    if record.is_manifest:
+        yield from _list_manifest(record)
+        return
+    store = open_store(record.uri, options=record.storage_options)
+    for page in store.list_pages(page_size=_PAGE):
+        yield [_object(info, key=info.key, uri=store.uri(info.key)) for info in page]
+
+
+def _object(
+    info: ObjectInfo, *, key: str, uri: str, regions_ns: tuple[tuple[int, int], ...] | None = None
+) -> SourceObject:
+    return SourceObject(unicodedata.normalize("NFC", key), uri, info.size_bytes, info.etag, info.last_modified, regions_ns)
+
+
+def _list_manifest(record: SourceRecord) -> Iterator[list[SourceObject]]:
+    store, name = open_object(record.uri, record.storage_options)
+    entries = _read_manifest(store.get(name), name)
+    folder = record.uri.rpartition("/")[0]
+
+    def look_up(entry: tuple[str, list[tuple[int, int]]]) -> SourceObject:
+        key, regions = entry
+        uri = key if "://" in key or key.startswith("/") else child_uri(folder, key)
+        regions_ns = tuple(sorted(regions)) or None
+        try:
+            holder, item = open_object(uri, record.storage_options)
+            return _object(holder.head(item), key=key, uri=uri, regions_ns=regions_ns)
+        except NotFound:
+            return SourceObject(unicodedata.normalize("NFC", key), uri, 0, "", None, regions_ns)
+
+    items = list(entries.items())
+    with ThreadPoolExecutor(_HEAD_THREADS) as threads:
+        for start in range(0, len(items), _PAGE):
+            yield list(threads.map(look_up, items[start : start + _PAGE]))
+
+
+def _read_manifest(data: bytes, name: str) -> dict[str, list[tuple[int, int]]]:
+    """Read the entries of a manifest: key -> regions. The same key may come several times, with one region each."""
+    entries: dict[str, list[tuple[int, int]]] = {}
+    for number, row in enumerate(_manifest_rows(data, name), start=1):
+        key = next((row[column] for column in _KEY_COLUMNS if row.get(column)), None)
+        if not isinstance(key, str):
+            raise SettingsError(f"{name}: entry {number} has no {', '.join(_KEY_COLUMNS[:-1])} or {_KEY_COLUMNS[-1]}: {row!r}")
+        regions = entries.setdefault(key, [])
+        if (region := _region(row, name, number)) is not None:
+            regions.append(region)
+    return entries
+
+
+def _manifest_rows(data: bytes, name: str) -> Iterator[dict[str, Any]]:
+    try:
+        if name.lower().endswith(".parquet"):
+            import pyarrow.parquet
+
+            yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+            return
+        text = data.decode("utf-8-sig")
+        if name.lower().endswith(".json"):
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                raise SettingsError(f"{name}: expected a JSON array of keys or of objects with a key, found {type(rows).__name__}")
+        elif name.lower().endswith((".jsonl", ".ndjson")):
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text)))
+        yield from ({"key": row} if isinstance(row, str) else row for row in rows)
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(f"{name}: the manifest cannot be read: {error}") from error
+
+
+def _region(row: dict[str, Any], name: str, number: int) -> tuple[int, int] | None:
+    start, end = row.get("start_s"), row.get("end_s")
+    if start in (None, "") and end in (None, ""):
+        return None
+    try:
+        start_ns = round(float(start or 0) * 1e9)
+        end_ns = round(float(end) * 1e9) if end not in (None, "") else 2**62
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{name}: entry {number}: start_s and end_s must be seconds, got {start!r} and {end!r}") from error
+    if not 0 <= start_ns < end_ns:
+        raise SettingsError(f"{name}: entry {number}: the span [{start}, {end}) is empty or starts before zero")
+    return start_ns, end_ns
+

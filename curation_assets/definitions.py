@@ -1,0 +1,49 @@
+"""Definitions: the table of contents, in the order of the data.
+
+The settings file is read when Dagster asks for the definitions, not when this module is imported: a model that the settings do not name has no asset.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from curation_assets.curation.warehouse import table_specs
+from curation_assets.defs.assets.clips import clips
+from curation_assets.defs.assets.curation_status import curation_status
+from curation_assets.defs.assets.embeddings import build_embeddings
+from curation_assets.defs.assets.frame_sets import build_frame_sets
+from curation_assets.defs.assets.raw_videos import raw_videos
+from curation_assets.defs.jobs import build_curate_source, build_curate_sources, build_stages
+from curation_assets.defs.resources import CurationResource
+from curation_assets.settings import find_config, load_config
+
+
+def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str | os.PathLike[str] | None = None) -> dg.Definitions:
+    """Build the definitions from the settings.
+
+    Args:
+        overrides: a settings tree that wins over the file, also in the runs.
+        config_path: settings file; None looks for it as the command line does.
+    """
+    path = find_config(str(config_path) if config_path else None)
+    config = load_config(path, overrides)
+    return dg.Definitions(
+        assets=[
+            raw_videos,
+            clips,
+            build_frame_sets(list(config.clip_scores.scorers)),
+            *(build_embeddings(model) for model in config.embeddings.models),
+            curation_status,
+        ],
+        jobs=[build_curate_source(table_specs(config)), build_curate_sources(build_stages(config))],
+        resources={"curation": CurationResource(config_path=str(path) if path else None, settings=dict(overrides or {}))},
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What `dagster dev` and `dg` load."""
+    return build_defs()

@@ -1,0 +1,1 @@
+"""Assets: one file per folder of tables, in the order of the data."""

@@ -1,0 +1,164 @@
+"""Launch: start a run from the command line, in this process, on the instance that the UI shows."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
+from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
+
+from curation_assets.definitions import build_defs
+from curation_assets.defs.partitions import sync_partitions, video_sources
+from curation_assets.settings import SettingsError
+from curation_assets.storage.leases import boot_id
+
+PROCESS_TAG = "curation/process"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchResult:
+    """How a run ended.
+
+    Attributes:
+        run_ids: Dagster runs.
+        errors: messages of what failed; empty when the run succeeded and every source could be read.
+        is_interrupted: Ctrl-C or a signal ended it.
+    """
+
+    run_ids: list[str]
+    errors: list[str] = field(default_factory=list)
+    is_interrupted: bool = False
+
+
+def launch(
+    config_path: Path | None,
+    *,
+    instance: dg.DagsterInstance,
+    registered: Sequence[str],
+    names: Sequence[str],
+    select: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> LaunchResult:
+    """Curate sources in one Dagster run.
+
+    One source runs as a partition of `curate_source`, neighbouring ones as a range of it, any other set through `curate_sources`.
+
+    Args:
+        config_path: settings file, None for defaults.
+        instance: where the run is recorded.
+        registered: all sources of the registry, which become the partitions.
+        names: the sources to curate.
+        select: asset selection strings, for example `clips` or `frame_sets*`; empty for all.
+        overrides: settings of this run.
+        limit: most videos per source and stage.
+        retry_failed: try failed items again.
+
+    Raises:
+        SettingsError: the selection matches nothing.
+    """
+    end_orphans(instance)
+    sync_partitions(instance, registered)
+    definitions = build_defs(overrides=overrides, config_path=config_path)
+    asset_keys = _select(definitions, select)
+    # A run's resource config replaces the definitions' own, so it is given whole.
+    resource = {
+        "config_path": str(config_path) if config_path else None,
+        "settings": dict(overrides or {}),
+        "limit": limit,
+        "retry_failed": retry_failed,
+    }
+    run_config: dict[str, Any] = {
+        "resources": {"curation": {"config": {key: value for key, value in resource.items() if value is not None}}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    order = list(video_sources.get_partition_keys(dynamic_partitions_store=instance))
+    places = sorted(order.index(name) for name in names)
+    tags = {PROCESS_TAG: _process_tag(os.getpid())}
+    arguments: dict[str, Any] = {"run_config": run_config, "instance": instance, "raise_on_error": False}
+    try:
+        if len(places) == 1:
+            job = definitions.resolve_job_def("curate_source")
+            result = job.execute_in_process(partition_key=order[places[0]], asset_selection=asset_keys, tags=tags, **arguments)
+        elif places == list(range(places[0], places[-1] + 1)):
+            job = definitions.resolve_job_def("curate_source")
+            span = {RANGE_START: order[places[0]], RANGE_END: order[places[-1]]}
+            result = job.execute_in_process(asset_selection=asset_keys, tags={**tags, **span}, **arguments)
+        else:
+            job = definitions.resolve_job_def("curate_sources")
+            config = {"partition_names": list(names), "asset_names": ["/".join(key.path) for key in asset_keys]}
+            run_config["ops"] = {"curate_sources_op": {"config": config}}
+            result = job.execute_in_process(tags=tags, **arguments)
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        runs = instance.get_runs(RunsFilter(tags=tags, statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]))
+        for run in runs:
+            instance.report_run_canceled(run)
+        return LaunchResult([run.run_id for run in runs], is_interrupted=True)
+    run = instance.get_run_by_id(result.run_id)
+    is_interrupted = run is not None and run.status is DagsterRunStatus.CANCELED
+    return LaunchResult([result.run_id], [] if is_interrupted else _errors(result), is_interrupted)
+
+
+def end_orphans(instance: dg.DagsterInstance) -> None:
+    """Mark runs of command lines that were killed as failed; nothing else would ever end them."""
+    for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED])):
+        tag = run.tags.get(PROCESS_TAG)
+        if tag and not _is_alive(tag):
+            instance.report_run_failed(run, "the command line that ran it was killed; what it had committed stays, and the next run goes on")
+
+
+def _process_tag(pid: int) -> str:
+    return f"{boot_id()}:{pid}:{psutil.Process(pid).create_time():.2f}"
+
+
+def _is_alive(tag: str) -> bool:
+    boot, pid, _ = tag.rsplit(":", 2)
+    if boot != boot_id():
+        return False
+    try:
+        return _process_tag(int(pid)) == tag
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _select(definitions: dg.Definitions, select: Sequence[str]) -> list[dg.AssetKey]:
+    graph = definitions.resolve_asset_graph()
+    partitioned = {key for key in graph.materializable_asset_keys if graph.get(key).is_partitioned}
+    if not select:
+        return sorted(partitioned)
+    chosen: set[dg.AssetKey] = set()
+    for text in select:
+        try:
+            keys = dg.AssetSelection.from_string(text).resolve(graph) & partitioned
+        except dg.DagsterInvalidSubsetError:
+            keys = set()
+        if not keys:
+            known = ", ".join("/".join(key.path) for key in sorted(partitioned))
+            raise SettingsError(f"--select {text!r} matches no asset; there are {known}, and selections such as 'clips*' or 'group:frames'")
+        chosen |= keys
+    return sorted(chosen)
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
+    errors = []
+    for event in result.all_events:
+        if event.event_type is DagsterEventType.STEP_FAILURE:
+            data = event.step_failure_data
+            failure = data.user_failure_data.description if data.user_failure_data else None
+            error = data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            errors.append(failure or (error.message.strip() if error else "a step failed"))
+        elif event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.event_specific_data
+            if check.check_name == "source_readable" and not check.passed:
+                errors.append(check.description or "a source could not be read")
+        elif event.event_type is DagsterEventType.RUN_FAILURE and not errors and event.message:
+            errors.append(event.message)
+    return list(dict.fromkeys(errors))

@@ -1,0 +1,24 @@
+"""Partitions: one per video source, made and removed as the registry says."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+video_sources = dg.DynamicPartitionsDefinition(name="video_source")
+
+# Every partitioned asset shares one policy: then one run carries the whole chain, and a model loads once for many sources.
+SOURCES_PER_RUN = 32
+backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=SOURCES_PER_RUN)
+
+_KEYS_PER_CALL = 1000  # SQLite allows 32,766 variables in a statement
+
+
+def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
+    """Make the instance's partitions equal to the registry's names; existing ones keep their order."""
+    wanted = list(names)
+    present = instance.get_dynamic_partitions(video_sources.name or "")
+    new = [name for name in wanted if name not in set(present)]
+    for start in range(0, len(new), _KEYS_PER_CALL):
+        instance.add_dynamic_partitions(video_sources.name or "", new[start : start + _KEYS_PER_CALL])
+    for name in set(present) - set(wanted):
+        instance.delete_dynamic_partition(video_sources.name or "", name)

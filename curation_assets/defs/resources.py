@@ -1,0 +1,81 @@
+"""Resources: the settings and the engine, as every asset of a run gets them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from curation_assets.curation.progress import Listener, ProgressUpdate
+from curation_assets.curation.warehouse import SourceRun, Warehouse
+from curation_assets.engine.local import LocalEngine
+from curation_assets.settings import Config, find_config, load_config, resolve_settings
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Pass the progress of runs in this process to a listener too: the command line's bar."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Settings of `curation.yaml`, with this run's overrides, and the worker processes that all steps of the run share."""
+
+    config_path: str | None = None
+    settings: dict[str, Any] = {}  # noqa: RUF012 - Dagster's config fields are declared so
+    limit: int | None = None
+    retry_failed: bool = False
+
+    _engines: dict[tuple[int | None, float], LocalEngine] = PrivateAttr(default_factory=dict)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CurationResource"]:
+        """Give the resource to a run; worker processes end with it."""
+        try:
+            yield self
+        finally:
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
+
+    def config(self) -> Config:
+        """Read the settings file."""
+        return load_config(find_config(self.config_path))
+
+    def source_run(self, name: str, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> SourceRun:
+        """Prepare one source: its record, its settings with all overrides, its tables.
+
+        Raises:
+            SettingsError: no such source, or a wrong override.
+        """
+        config = self.config()
+        warehouse = Warehouse.of(config)
+        record = warehouse.registry.get(name)
+        settings = resolve_settings(config.processing(), record.settings, self.settings, where=f"settings of source {name!r}")
+        key = (settings.engine.workers, settings.engine.timeout_s)
+        if key not in self._engines:
+            self._engines[key] = LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s)
+
+        def tell(update: ProgressUpdate) -> None:
+            context.log.info(str(update))
+            for listener in _listeners:
+                listener(update)
+
+        return SourceRun(
+            record,
+            settings,
+            warehouse,
+            self._engines[key],
+            run_id=context.run_id,
+            limit=self.limit,
+            retry_failed=self.retry_failed,
+            listener=tell,
+            log=context.log.info,
+        )

@@ -1,0 +1,190 @@
+"""Local engine: supervised worker processes with deadlines, over pebble's pool.
+
+A worker that crashes or hangs costs the piece of work that it held and nothing else: pebble ends the process and starts another. Processes are spawned, never forked
+(Lance and PyAV keep threads). Workers end with their parent, also when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, TimeoutError as FutureTimeoutError, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Generic, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from curation_assets.schemas.outcomes import Outcome
+
+Item = TypeVar("Item")
+_POLL_S = 0.5  # how soon a Terminate is seen while workers are busy
+_MAX_TASKS_PER_WORKER = 500  # a fresh process now and then bounds what leaks in C libraries can cost
+_CRASHES_BEFORE_GIVING_UP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Item]):
+    """A piece of work that returned."""
+
+    item: Item
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Generic[Item]):
+    """A piece of work that did not return: its deadline passed, its worker died, or it raised."""
+
+    item: Item
+    outcome: Outcome
+    detail: str
+
+
+def cpu_count() -> int:
+    """Return the CPUs that this process may use: the scheduler's mask, and the container's quota where there is one."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))
+
+
+class LocalEngine:
+    """Runs a function over items in worker processes, or inline.
+
+    Args:
+        workers: processes; None is one per CPU; 0 runs inline: no deadline and no crash isolation, for debugging.
+        timeout_s: deadline for one item in seconds.
+    """
+
+    def __init__(self, *, workers: int | None = None, timeout_s: float = 600.0) -> None:
+        self.workers = cpu_count() if workers is None else workers
+        self.timeout_s = timeout_s
+        self._pool: ProcessPool | None = None
+
+    def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Done[Item] | Failed[Item]]:
+        """Yield one result per item, in the order of completion.
+
+        Items are drawn as workers become free, at most two per worker ahead, so that a long work list costs no memory.
+
+        Args:
+            function: a module-level function of one picklable item.
+            items: drawn lazily, in this thread.
+        """
+        if self.workers == 0:
+            for item in items:
+                yield _run_inline(function, item)
+            return
+        source = iter(items)
+        crashes: dict[int, int] = {}
+        flying: dict[Any, Any] = {}
+        again: deque[Any] = deque()
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and len(flying) + len(again) < 2 * self.workers:
+                    try:
+                        item = next(source)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    flying[self._schedule(function, item)] = item
+                # What crashed a worker runs again alone: memory that ran out because of its neighbours is then free.
+                if again and not flying:
+                    item = again.popleft()
+                    flying[self._schedule(function, item)] = item
+                if not flying:
+                    return
+                done, _ = wait(flying, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    item = flying.pop(future)
+                    result = _result(future, item, timeout_s=self.timeout_s)
+                    if isinstance(result, Failed) and result.outcome is Outcome.CRASHED:
+                        crashes[id(item)] = crashes.get(id(item), 0) + 1
+                        if crashes[id(item)] < _CRASHES_BEFORE_GIVING_UP:
+                            again.append(item)
+                            continue
+                    yield result
+        finally:
+            for future in flying:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the worker processes at once."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.stop()
+            pool.join(timeout=10)
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _schedule(self, function: Callable[[Item], Any], item: Item) -> Any:
+        if self._pool is None:
+            self._pool = ProcessPool(
+                max_workers=self.workers,
+                max_tasks=_MAX_TASKS_PER_WORKER,
+                context=get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(os.getpid(),),
+            )
+        return self._pool.schedule(function, args=(item,), timeout=self.timeout_s)
+
+
+def _run_inline(function: Callable[[Item], Any], item: Item) -> Done[Item] | Failed[Item]:
+    try:
+        return Done(item, function(item))
+    except MemoryError as error:
+        return Failed(item, Outcome.OUT_OF_MEMORY, str(error) or "out of memory")
+    except Exception as error:  # noqa: BLE001 - one item's bug must not stop the rest; the row carries it and the failure check counts it
+        return Failed(item, Outcome.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _result(future: Any, item: Item, *, timeout_s: float) -> Done[Item] | Failed[Item]:
+    try:
+        return Done(item, future.result())
+    except FutureTimeoutError:
+        return Failed(item, Outcome.TIMEOUT, f"not done after {timeout_s:g} s; engine.timeout_s sets the deadline")
+    except ProcessExpired as error:
+        return Failed(item, Outcome.CRASHED, f"the worker process ended with {_ending(error.exitcode)}")
+    except MemoryError as error:
+        return Failed(item, Outcome.OUT_OF_MEMORY, str(error) or "out of memory")
+    except Exception as error:  # noqa: BLE001 - see _run_inline
+        return Failed(item, Outcome.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        try:
+            return f"signal {signal.Signals(-exitcode).name}"
+        except ValueError:
+            return f"signal {-exitcode}"
+    return f"exit code {exitcode}"
+
+
+def _start_worker(parent: int) -> None:
+    """Set up a worker: deaf to Ctrl-C (the parent decides), and gone when the parent is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    else:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it died while we started
+        os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        threading.Event().wait(1.0)
+    os._exit(1)

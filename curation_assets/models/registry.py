@@ -1,0 +1,74 @@
+"""Registry: every model by name. A spec costs no model and no torch; `load` builds one.
+
+A new model is one module and one line here. Model modules import torch inside their functions only.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from curation_assets.models import fingerprint
+from curation_assets.models.embedder import Embedder, EmbedderSpec
+
+
+class Build(Protocol):
+    """What a model's module offers to make the model; the arguments are those of `load`."""
+
+    def __call__(self, *, weights: str | Path | None, device: str, dtype: str) -> Embedder:
+        """Build the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One line of the registry."""
+
+    spec: EmbedderSpec
+    build: Build
+
+
+MODELS: dict[str, ModelEntry] = {
+    entry.spec.name: entry
+    for entry in (
+        ModelEntry(fingerprint.SPEC, fingerprint.build),
+    )
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """List the registered models, the default one first."""
+    return list(MODELS)
+
+
+def spec(name: str) -> EmbedderSpec:
+    """Return what a model takes and gives, without building it.
+
+    Raises:
+        ValueError: no model has this name; the message names the nearest one.
+    """
+    return _entry(name).spec
+
+
+def load(name: str, *, weights: str | Path | None = None, device: str = "auto", dtype: str = "auto") -> Embedder:
+    """Build a model.
+
+    Args:
+        name: registry name, one of `names()`.
+        weights: file or folder to use in place of the pinned download; None for a model without weights.
+        device: `auto`, `cuda` or `cpu`.
+        dtype: `auto`, or what the model computes in, for example `float32`.
+
+    Raises:
+        ValueError: an unknown name, or an argument that the model does not take.
+    """
+    return _entry(name).build(weights=weights, device=device, dtype=dtype)
+
+
+def _entry(name: str) -> ModelEntry:
+    if name in MODELS:
+        return MODELS[name]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), MODELS, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"no model is named {name!r}. {hint}Registered: {', '.join(MODELS)}")

@@ -1,0 +1,450 @@
+"""Settings: the one owner of every default, read from `curation.yaml` and overridden per source, per command and per run.
+
+The tree is the same at every level: `Config` holds the warehouse, the sources and the processing settings; a source's `settings`, `--set key=value` and the Dagster
+Launchpad override parts of the processing settings. Credentials never stand here: they come from the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+VIDEO_EXTENSIONS = (
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
+)
+_SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names the key, what was seen and what is allowed."""
+
+
+class Model(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(Model):
+    """Which objects are taken at all; None means no limit. Judged from the header probe."""
+
+    min_side_px: int | None = Field(None, ge=1, description="Shorter side at least this many pixels.")
+    max_side_px: int | None = Field(None, ge=1, description="Longer side at most this many pixels.")
+    min_aspect: float | None = Field(None, gt=0, description="Display width / height at least this.")
+    max_aspect: float | None = Field(None, gt=0, description="Display width / height at most this.")
+    min_duration_s: float | None = Field(None, ge=0, description="Header duration at least this many seconds.")
+    max_duration_s: float | None = Field(None, gt=0, description="Header duration at most this many seconds.")
+    max_size_bytes: int | None = Field(None, ge=1, description="Object size at most this many bytes.")
+
+
+class RawVideosSettings(Model):
+    """Listing and probing."""
+
+    extensions: list[str] = Field(
+        list(VIDEO_EXTENSIONS), min_length=1, description="File name endings that are videos, lower case, with the dot."
+    )
+    limits: Limits = Limits()
+
+    @field_validator("extensions")
+    @classmethod
+    def _dotted(cls, value: list[str]) -> list[str]:
+        return [ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in value]
+
+
+class FixedStride(Model):
+    """Clips of one length at one stride."""
+
+    method: Literal["fixed_stride"] = "fixed_stride"
+    clip_len_s: float = Field(10.0, gt=0, description="Length of a clip in seconds.")
+    clip_stride_s: float | None = Field(
+        None, gt=0, description="Seconds from start to start; None means clip_len_s, so that clips tile the video."
+    )
+    min_clip_len_s: float = Field(2.0, ge=0, description="A shorter rest at the end is left out.")
+    start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
+    end_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
+    snap_to_keyframes: bool = Field(
+        False, description="Move starts to the nearest keyframe, so that clips can be copied without encoding."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> FixedStride:
+        if self.min_clip_len_s > self.clip_len_s:
+            raise ValueError(
+                f"min_clip_len_s {self.min_clip_len_s} is above clip_len_s {self.clip_len_s}: every clip would be left out"
+            )
+        return self
+
+
+class ClipsSettings(Model):
+    """Splitting."""
+
+    splitter: FixedStride = FixedStride()
+    on_truncated: Literal["keep", "refuse"] = Field(
+        "keep", description="keep: clips of the readable part; refuse: the video fails as truncated_refused."
+    )
+
+
+_PURPOSE_DEFAULTS: dict[str | None, tuple[float, int]] = {
+    "embeddings": (2.0, 8),
+    "aesthetics": (1.0, 1),
+    None: (2.0, 1),
+}
+
+
+class FrameSet(Model):
+    """One stored set of frames."""
+
+    purpose: Literal["embeddings", "aesthetics"] | None = Field(
+        None, description="Sets target_fps (2 and 1) and min_frames (8 and 1) where they are not given."
+    )
+    policy: Literal["sequence", "middle"] = Field(
+        "sequence", description="sequence: a grid of target_fps; middle: the one frame nearest the middle."
+    )
+    target_fps: float | None = Field(
+        None, gt=0, le=240, description="Frames per second of the grid; None takes the purpose's, else 2."
+    )
+    target_res: int | tuple[int, int] | None = Field(
+        224,
+        description="N for N x N; [height, width] with -1 for one of them to keep the aspect; null for the source size.",
+    )
+    codec: Literal["jpeg", "png", "raw"] = "jpeg"
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
+    scope: Literal["clip", "video"] = Field("clip", description="video: one set over the whole video.")
+    min_frames: int | None = Field(
+        None,
+        ge=1,
+        description="A clip with fewer frames is sampled again at doubled fps, up to 20; None takes the purpose's, else 1.",
+    )
+    max_frames: int = Field(
+        1024,
+        ge=1,
+        le=65536,
+        description="A set that would hold more has its fps halved until it fits; bounds memory for whole videos.",
+    )
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the grid, the purpose's default applied."""
+        return self.target_fps if self.target_fps is not None else _PURPOSE_DEFAULTS[self.purpose][0]
+
+    @property
+    def least_frames(self) -> int:
+        """Frames below which a clip is sampled again, the purpose's default applied."""
+        return self.min_frames if self.min_frames is not None else _PURPOSE_DEFAULTS[self.purpose][1]
+
+
+class FrameSetsSettings(Model):
+    """Frame extraction: all sets and the pixel scores come from one decode."""
+
+    sets: dict[str, FrameSet] = Field({"embeddings": FrameSet(purpose="embeddings")}, description="Frame sets by name.")
+    num_cpus: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Decoder threads per video; several videos at once use the cores better than several threads.",
+    )
+
+    @field_validator("sets")
+    @classmethod
+    def _names(cls, value: dict[str, FrameSet]) -> dict[str, FrameSet]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"frame set name {name!r}: use lower-case letters, digits, '_' and '-'")
+        return value
+
+
+class Thresholds(Model):
+    """A clip is kept when it passes all of these; None leaves a score unjudged. Never part of a fingerprint: changing one recomputes nothing."""
+
+    min_motion_mean: float | None = Field(None, ge=0, le=1)
+    max_motion_mean: float | None = Field(None, ge=0, le=1)
+    max_still_share: float | None = Field(None, ge=0, le=1)
+    max_black_share: float | None = Field(None, ge=0, le=1)
+    min_sharpness: float | None = Field(None, ge=0)
+    max_letterbox_share: float | None = Field(None, ge=0, le=1)
+
+
+class PixelsSettings(Model):
+    """The `pixels` scorer."""
+
+    motion_fps: float = Field(
+        4.0, gt=0, le=60, description="Pairs of frames per second for motion, 1/motion_fps apart."
+    )
+
+
+class ClipScoresSettings(Model):
+    """Scores and the thresholds on them."""
+
+    scorers: list[Literal["pixels"]] = Field(["pixels"], description="Scorers to run.")
+    pixels: PixelsSettings = PixelsSettings()
+    thresholds: Thresholds = Thresholds()
+
+
+class EmbeddingsSettings(Model):
+    """Embedding models."""
+
+    models: list[str] = Field(["fingerprint"], description="Registry names; each gets its own asset and table.")
+    frame_set: str = Field("embeddings", description="The frame set that the models read; its scope must be clip.")
+    scopes: list[Literal["clip", "video"]] = Field(
+        ["clip", "video"], min_length=1, description="video: the renormalised mean of the clips' vectors."
+    )
+    too_few_frames: Literal["repeat", "refuse"] = Field(
+        "repeat", description="A clip with fewer frames than the model takes: repeat the nearest, or refuse the clip."
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Clips per model call.")
+
+
+class EngineSettings(Model):
+    """Where work runs and what it may use."""
+
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
+    )
+    timeout_s: float = Field(
+        600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one)."
+    )
+    clips_per_chunk: int = Field(
+        16, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips."
+    )
+    cache_dir: str | None = Field(
+        None,
+        description="Folder for remote objects that are read whole; None is a folder under the system's temporary one.",
+    )
+    cache_bytes: int = Field(20_000_000_000, ge=0, description="Most bytes of remote objects kept there.")
+
+
+class ProcessingSettings(Model):
+    """The tree that a source, a command or a run may override."""
+
+    raw_videos: RawVideosSettings = RawVideosSettings()
+    clips: ClipsSettings = ClipsSettings()
+    frame_sets: FrameSetsSettings = FrameSetsSettings()
+    clip_scores: ClipScoresSettings = ClipScoresSettings()
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    engine: EngineSettings = EngineSettings()
+    max_failed_fraction: float = Field(
+        1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed."
+    )
+
+    @model_validator(mode="after")
+    def _embeddings_have_frames(self) -> ProcessingSettings:
+        if self.embeddings.models:
+            name = self.embeddings.frame_set
+            if name not in self.frame_sets.sets:
+                raise ValueError(
+                    f"embeddings.frame_set is {name!r}, frame_sets.sets has {sorted(self.frame_sets.sets)}: add the set or name one of these"
+                )
+            if self.frame_sets.sets[name].scope != "clip":
+                raise ValueError(
+                    f"embeddings.frame_set {name!r} has scope 'video'; embeddings need a set of scope 'clip'"
+                )
+        return self
+
+
+def _without_secrets(options: dict[str, str]) -> dict[str, str]:
+    for option in options:
+        if _SECRET_OPTION.search(option):
+            raise ValueError(
+                f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"
+            )
+    return options
+
+
+StorageOptions = Annotated[
+    dict[str, str],
+    Field(
+        default_factory=dict,
+        description="Options of the object store, for example aws_endpoint, aws_region, allow_http; never credentials.",
+    ),
+]
+
+
+class SourceSettings(Model):
+    """What a source is."""
+
+    uri: str = Field(
+        min_length=1,
+        description="A folder, an s3:// gs:// az:// prefix, or a manifest (.csv .json .jsonl .parquet) listing keys or URLs.",
+    )
+    kind: Literal["auto", "prefix", "manifest"] = Field(
+        "auto", description="auto: a manifest when the URI ends like one."
+    )
+    storage_options: StorageOptions
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Overrides of the processing settings for this source."
+    )
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without_secrets(value)
+
+
+class Config(ProcessingSettings):
+    """A whole `curation.yaml`."""
+
+    warehouse: str = Field(
+        "./warehouse",
+        min_length=1,
+        description="Where tables and media lie: a folder, or an s3:// gs:// az:// prefix. Relative to the file.",
+    )
+    storage_options: StorageOptions
+    sources: dict[str, SourceSettings] = Field(
+        default_factory=dict, description="Sources by name; each is one Dagster partition."
+    )
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without_secrets(value)
+
+    def processing(self) -> dict[str, Any]:
+        """Return the processing part as a plain tree."""
+        return self.model_dump(mode="json", include=set(ProcessingSettings.model_fields))
+
+
+def merge(base: Mapping[str, Any], *overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge trees, later ones winning; mappings are merged, everything else is replaced."""
+    result = dict(base)
+    for tree in overrides:
+        for key, value in tree.items():
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merge(result[key], value)
+            else:
+                result[key] = value
+    return result
+
+
+def resolve_settings(
+    base: Mapping[str, Any], *overrides: Mapping[str, Any], where: str = "settings"
+) -> ProcessingSettings:
+    """Merge overrides over a processing tree and validate the result.
+
+    Args:
+        base: a processing tree, for example `Config.processing()`.
+        overrides: partial trees, the later ones winning: the source's, then the run's.
+        where: named in the message.
+
+    Raises:
+        SettingsError: a key or a value is wrong.
+    """
+    return _validated(ProcessingSettings, merge(base, *overrides), where=where)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Build a tree from `a.b=value` strings; values are YAML.
+
+    Raises:
+        SettingsError: a string has no `=`, an empty key, or a value that is not YAML.
+    """
+    tree: dict[str, Any] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        names = path.strip().split(".")
+        if not equals or not all(names):
+            raise SettingsError(f"--set {text!r}: write KEY=VALUE, for example --set clips.splitter.clip_len_s=5")
+        try:
+            parsed: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {text!r}: the value is not YAML: {error}") from error
+        for name in reversed(names):
+            parsed = {name: parsed}
+        tree = merge(tree, parsed)
+    return tree
+
+
+def find_config(explicit: str | Path | None = None) -> Path | None:
+    """Find the settings file: the argument, `CURATION_CONFIG`, or `./curation.yaml`.
+
+    Raises:
+        SettingsError: a file that was named does not exist.
+    """
+    named = explicit or os.environ.get("CURATION_CONFIG")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"settings file {path} does not exist; name another with --config or CURATION_CONFIG")
+        return path.resolve()
+    path = Path("curation.yaml")
+    return path.resolve() if path.is_file() else None
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and check a settings file; without one, all defaults.
+
+    Relative folders are taken from the file's own folder, or from the current one where there is no file.
+
+    Raises:
+        SettingsError: not YAML, an unknown key (with the nearest right one), or a wrong value.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{path}: expected a mapping of settings at the top, found {type(tree).__name__}")
+    where = str(path) if path else "settings"
+    config = _validated(Config, merge(tree, overrides or {}), where=where)
+    for name, source in config.sources.items():
+        resolve_settings(config.processing(), source.settings, where=f"{where}: sources.{name}.settings")
+    base = path.parent if path else Path.cwd()
+    sources = {
+        name: source.model_copy(update={"uri": absolute_uri(source.uri, base)})
+        for name, source in config.sources.items()
+    }
+    return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources})
+
+
+def absolute_uri(uri: str, base: Path) -> str:
+    """Make a local path absolute; leave URLs alone."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", uri):
+        return uri
+    return os.path.normpath(base / Path(uri).expanduser())
+
+
+def _validated(model: type[M], tree: Mapping[str, Any], *, where: str) -> M:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{where}: {_explain(model, problem)}" for problem in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown key {key!r}; {hint}"
+    return f"{key}: {problem['msg']} (got {problem['input']!r})" if key else str(problem["msg"])
+
+
+def _known_keys(model: Any, location: Sequence[str]) -> list[str]:
+    for name in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = model.model_fields[name].annotation if name in model.model_fields else None
+        else:  # a mapping: its values' model
+            model = next(
+                (part for part in get_args(model) if isinstance(part, type) and issubclass(part, BaseModel)), None
+            )
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return []

@@ -1,0 +1,90 @@
+"""Layout: every key and path of the warehouse, and every id. Nothing else in the project puts such a name together."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from dataclasses import dataclass
+
+from curation_assets.storage.objects import child_uri, root_uri
+
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "curation-assets")
+MAX_SOURCE_NAME_LEN = 120
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def check_source_name(name: str) -> str:
+    """Return the name of a source if it can be a partition key, a file name and a part of an object key everywhere.
+
+    Raises:
+        ValueError: it is empty, too long, starts with a dot, has `..`, or has other characters than letters, digits and `._-`.
+    """
+    if len(name) > MAX_SOURCE_NAME_LEN or ".." in name or not _SOURCE_NAME.fullmatch(name):
+        raise ValueError(
+            f"source name {name!r} cannot be used: take 1 to {MAX_SOURCE_NAME_LEN} letters (a-z, A-Z), digits, '.', '_' or '-', "
+            "not starting with a dot and without '..'"
+        )
+    return name
+
+
+def video_id(source: str, key: str) -> str:
+    """Make the id of a video: a UUID from the source's plain name and the key in Unicode NFC, the same in every run and on every machine."""
+    return str(uuid.uuid5(NAMESPACE, f"{source}\0{unicodedata.normalize('NFC', key)}"))
+
+
+def clip_id(video_id: str, start_ns: int, end_ns: int) -> str:
+    """Make the id of a clip from its video and its span [start_ns, end_ns)."""
+    return str(uuid.uuid5(uuid.UUID(video_id), f"{start_ns}:{end_ns}"))
+
+
+def header_row_id(video_id: str) -> str:
+    """Make the row_id of a video's header row."""
+    return video_id
+
+
+def item_row_id(video_id: str, clip_id: str | None, name: str) -> str:
+    """Make the row_id of a row that a clip, or a whole video (clip_id None), has once per name: a frame set, or an embedding's scope."""
+    return f"{clip_id or video_id}:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names everything below one warehouse.
+
+    Attributes:
+        root_uri: local folder or `s3://`, `gs://`, `az://` URI; made absolute and without a slash at its end.
+    """
+
+    root_uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root_uri", root_uri(self.root_uri))
+
+    def uri(self, key: str) -> str:
+        """Return the URI of a key of the warehouse as people write it."""
+        return child_uri(self.root_uri, key)
+
+    def table_key(self, asset: str, source: str | None = None) -> str:
+        """Return the folder of one table: of an asset and source, or of a corpus asset (source None)."""
+        return f"tables/{asset}.lance" if source is None else f"tables/{asset}/{check_source_name(source)}.lance"
+
+    def table_uri(self, asset: str, source: str | None = None) -> str:
+        """Return the URI of one table, to open with `VideoTable`."""
+        return self.uri(self.table_key(asset, source))
+
+    def source_key(self, name: str) -> str:
+        """Return the key of a source's entry in the registry."""
+        return f"sources/{check_source_name(name)}.json"
+
+    def lease_prefix(self, asset: str, source: str | None = None) -> str:
+        """Return the folder of one table's lease, ending in a slash."""
+        return f"leases/{asset}/" if source is None else f"leases/{asset}/{check_source_name(source)}/"
+
+    def media_prefix(self, asset: str, source: str) -> str:
+        """Return the folder of one asset's media of one source, ending in a slash."""
+        return f"media/{asset}/{check_source_name(source)}/"
+
+    def media_key(self, asset: str, source: str, *, clip_id: str, fingerprint: str, ext: str) -> str:
+        """Return the key of one clip's media file; the fingerprint in it keeps a new file from replacing one that rows still name."""
+        return f"{self.media_prefix(asset, source)}{clip_id}-{fingerprint[:8]}.{ext.removeprefix('.')}"

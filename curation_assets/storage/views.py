@@ -1,0 +1,303 @@
+"""connect(): the warehouse's tables as SQL views in DuckDB, opened when a query names them.
+
+A view is the union of one table's datasets over all sources. DuckDB hands its projections and filters to the scan, which hands them to Lance. The
+datasets are opened anew for every query, so each query sees the newest version, and one version only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import math
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from curation_assets.schemas.table import TableSpec
+from curation_assets.storage.errors import StoreError
+from curation_assets.storage.layout import Layout
+from curation_assets.storage.snapshots import Snapshot, open_snapshot
+
+OPEN_THREADS = 16
+SCORES_VIEW = "clip_scores"
+AESTHETIC_ASSET = "clip_scores/aesthetic"
+_FETCH_ROWS = 1024
+
+
+class Warehouse:
+    """A DuckDB connection whose views are made when a query names them. Reads only; COPY ... TO writes results where it says.
+
+    Use as a context manager, or close it. Anything else that a DuckDB connection has is there too.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        specs: Sequence[TableSpec],
+        sources: Sequence[str],
+        *,
+        storage_options: Mapping[str, str] | None = None,
+        reject_sql: Mapping[str, str] | None = None,
+        extra_view_sql: Mapping[str, str] | None = None,
+    ) -> None:
+        self._layout = layout
+        self._sources = tuple(sources)
+        self._options = dict(storage_options or {})
+        self._reject_sql = dict(reject_sql or {})
+        self._extra_view_sql = dict(extra_view_sql or {})
+        self._specs = {spec.view: spec for spec in specs if spec.asset != AESTHETIC_ASSET}
+        self._aesthetic = next((spec for spec in specs if spec.asset == AESTHETIC_ASSET), None)
+        self._connection = duckdb.connect()
+        self._connection.execute("SET TimeZone = 'UTC'")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    @property
+    def views(self) -> list[str]:
+        """The names of all views."""
+        return sorted([*self._specs, *self._extra_view_sql])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+        """Run a query and return DuckDB's relation.
+
+        Raises:
+            ValueError: the query names a table that does not exist; the message lists the views.
+            duckdb.Error: the query is wrong.
+        """
+        self._make_views(query)
+        with _known_tables(self.views):
+            return self._connection.sql(query, params=params)
+
+    def execute(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+        """Run a query and return the connection as a cursor; see `sql`."""
+        self._make_views(query)
+        with _known_tables(self.views):
+            return self._connection.execute(query, params)
+
+    def _make_views(self, query: str) -> None:
+        words = set(re.findall(r"\w+", query.lower()))
+        for name, sql in self._extra_view_sql.items():
+            if name.lower() in words:
+                words |= set(re.findall(r"\w+", sql.lower()))
+        for name, spec in self._specs.items():
+            if name.lower() in words:
+                self._make_view(spec)
+        for name, sql in self._extra_view_sql.items():
+            if name.lower() in words:
+                self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(name)} AS {sql}")
+
+    def _make_view(self, spec: TableSpec) -> None:
+        table = f"_{spec.view}_rows"
+        self._connection.register(table, open_union(self._layout, spec, self._sources, storage_options=self._options))
+        plain = f"SELECT {', '.join(map(_identifier, spec.view_columns))} FROM {_identifier(table)}"
+        select = self._scores_sql(spec, table) if spec.view == SCORES_VIEW else plain
+        self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
+
+    def _scores_sql(self, spec: TableSpec, table: str) -> str:
+        """Join the scorers' tables, and apply each source's thresholds."""
+        if self._aesthetic is None:
+            joined = f"SELECT *, NULL::DOUBLE AS aesthetic_score FROM {_identifier(table)}"
+        else:
+            scores = "_clip_scores_aesthetic_rows"
+            self._connection.register(scores, open_union(self._layout, self._aesthetic, self._sources, storage_options=self._options))
+            joined = f"SELECT p.*, a.aesthetic_score FROM {_identifier(table)} p LEFT JOIN {_identifier(scores)} a USING (source, video_id, clip_id)"
+        cases = " ".join(f"WHEN source = {_literal(source)} THEN ({sql})" for source, sql in self._reject_sql.items())
+        reason = f"CASE {cases} ELSE NULL END" if cases else "NULL"
+        judged = f"SELECT *, ({reason})::VARCHAR AS reject_reason FROM ({joined})"
+        columns = ", ".join("reject_reason IS NULL AS kept" if name == "kept" else _identifier(name) for name in spec.view_columns)
+        return f"SELECT {columns} FROM ({judged})"
+
+
+def connect(
+    layout: Layout,
+    specs: Sequence[TableSpec],
+    sources: Sequence[str],
+    *,
+    storage_options: Mapping[str, str] | None = None,
+    reject_sql: Mapping[str, str] | None = None,
+    extra_view_sql: Mapping[str, str] | None = None,
+) -> Warehouse:
+    """Open the warehouse for SQL; nothing is read until a query names a view.
+
+    Args:
+        layout: of the warehouse.
+        specs: tables; each view's name is its spec's. `clip_scores/aesthetic`, if among them, is joined into `clip_scores`.
+        sources: partitions, which may or may not have each table.
+        storage_options: as for `open_store`.
+        reject_sql: per value of the column `source`, an SQL expression over the score columns that gives a reason code, or NULL for kept.
+        extra_view_sql: further views by name, a SELECT over the others.
+    """
+    return Warehouse(layout, specs, sources, storage_options=storage_options, reject_sql=reject_sql, extra_view_sql=extra_view_sql)
+
+
+def header_table(
+    layout: Layout, spec: TableSpec, sources: Sequence[str], *, columns: Sequence[str], storage_options: Mapping[str, str] | None = None
+) -> pa.Table:
+    """Read the header rows of one table over all sources.
+
+    Args:
+        layout: of the warehouse.
+        spec: the table.
+        sources: partitions.
+        columns: columns of the schema, no blobs.
+        storage_options: as for `open_store`.
+    """
+    snapshots = _open_all(layout, spec, sources, dict(storage_options or {}))
+    empty = pa.schema([spec.schema.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([empty, *(snapshot.headers(columns) for snapshot in snapshots)])
+
+
+class UnionTable(pads.Dataset):
+    """One table over all its sources, as the Arrow dataset that DuckDB scans: it asks for `scanner(columns, filter)`."""
+
+    def __init__(self, spec: TableSpec, snapshots: Sequence[Snapshot]) -> None:
+        self._spec = spec
+        self._snapshots = snapshots
+        self._names = [name for name in spec.schema.names if name not in spec.blob_columns]
+
+    def __repr__(self) -> str:
+        return f"UnionTable({self._spec.view}, {len(self._snapshots)} datasets)"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns without its blobs."""
+        return pa.schema([self._spec.schema.field(name).remove_metadata() for name in self._names])
+
+    def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> UnionScanner:  # noqa: A002 - the name is Arrow's
+        """Begin a scan of some columns and rows."""
+        return UnionScanner(self._snapshots, self.schema, list(columns or self._names), filter)
+
+
+class UnionScanner:
+    """One scan of a `UnionTable`."""
+
+    def __init__(self, snapshots: Sequence[Snapshot], schema: pa.Schema, columns: Sequence[str], where: Any) -> None:
+        self._snapshots = snapshots
+        self._columns = columns
+        self._where = where
+        self.projected_schema = pa.schema([schema.field(name) for name in columns])
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """Read the rows of all datasets, one after the other."""
+        return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches())
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for snapshot in self._snapshots:
+            for batch in snapshot.batches(self._columns, where=self._where):
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=self.projected_schema)
+
+
+def open_union(layout: Layout, spec: TableSpec, sources: Sequence[str], *, storage_options: Mapping[str, str] | None = None) -> UnionTable:
+    """Open the newest version of one table of every source that has it."""
+    return UnionTable(spec, _open_all(layout, spec, sources, dict(storage_options or {})))
+
+
+def _open_all(layout: Layout, spec: TableSpec, sources: Sequence[str], options: dict[str, str]) -> list[Snapshot]:
+    def open_one(source: str) -> Snapshot | None:
+        return open_snapshot(layout.table_uri(spec.asset, source), spec, storage_options=options)
+
+    if len(sources) <= 1:
+        return [snapshot for snapshot in map(open_one, sources) if snapshot]
+    with ThreadPoolExecutor(OPEN_THREADS) as pool:
+        return [snapshot for snapshot in pool.map(open_one, sources) if snapshot]
+
+
+def json_rows(result: Any) -> list[dict[str, Any]]:
+    """Return the rows of a DuckDB result as JSON-ready objects.
+
+    Bytes become {"bytes": n}, NaN and infinities null, times ISO 8601 in UTC, decimals numbers, UUIDs strings.
+
+    Args:
+        result: what `sql` or `execute` returned; None (a statement without a result) gives no rows.
+    """
+    return list(iter_json_rows(result))
+
+
+def iter_json_rows(result: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `json_rows` one by one, holding a thousand at a time."""
+    if result is None or not result.description:
+        return
+    names = _unique([column[0] for column in result.description])
+    while rows := result.fetchmany(_FETCH_ROWS):
+        for row in rows:
+            yield {name: json_value(value) for name, value in zip(names, row, strict=True)}
+
+
+def json_value(value: Any) -> Any:
+    """Return one value as JSON can hold it; see `json_rows`."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case bytes() | bytearray() | memoryview():
+            return {"bytes": len(value)}
+        case decimal.Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case dt.datetime():
+            return (value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)).isoformat().replace("+00:00", "Z")
+        case dt.date() | dt.time():
+            return value.isoformat()
+        case dt.timedelta():
+            return value.total_seconds()
+        case uuid.UUID():
+            return str(value)
+        case dict():
+            return {str(key): json_value(item) for key, item in value.items()}
+        case list() | tuple():
+            return [json_value(item) for item in value]
+        case _:
+            return str(value)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Number the later ones of equal names, which a JSON object cannot hold twice."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return unique
+
+
+class _known_tables:  # noqa: N801 - reads as a function
+    """Adds the list of views to DuckDB's error about an unknown table."""
+
+    def __init__(self, views: Sequence[str]) -> None:
+        self._views = views
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, duckdb.CatalogException) and "Table with name" in str(error):
+            first = str(error).split("\n", 1)[0].removeprefix("Catalog Error: ")
+            raise ValueError(f"{first} The views are: {', '.join(self._views)}") from error
+        if isinstance(error, duckdb.Error) and isinstance(error.__cause__, StoreError):
+            raise error.__cause__
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

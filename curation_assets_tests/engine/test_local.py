@@ -1,0 +1,116 @@
+"""The local engine: results, deadlines, crashes, and what is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from curation_assets.engine.local import Done, Failed, LocalEngine, cpu_count
+from curation_assets.schemas.outcomes import Outcome
+
+
+def square(item):
+    return item * item
+
+
+def misbehave(item):
+    if item == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if item == "hang":
+        time.sleep(600)
+    if item == "raise":
+        raise KeyError("gone")
+    if item == "memory":
+        raise MemoryError
+    return item
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_item_once(workers):
+    with LocalEngine(workers=workers) as engine:
+        results = list(engine.map(square, range(50)))
+    assert sorted(result.value for result in results) == [n * n for n in range(50)]
+
+
+def test_items_are_drawn_lazily():
+    drawn = []
+
+    def items():
+        for n in range(1000):
+            drawn.append(n)
+            yield n
+
+    with LocalEngine(workers=1) as engine:
+        next(engine.map(square, items()))
+        assert len(drawn) <= 4
+
+
+def test_one_bad_item_costs_itself():
+    items = ["a", "crash", "b", "hang", "c", "raise", "d", "memory", "e"]
+    started = time.monotonic()
+    with LocalEngine(workers=2, timeout_s=3) as engine:
+        results = {result.item: result for result in engine.map(misbehave, items)}
+    assert time.monotonic() - started < 30
+    assert {item for item, result in results.items() if isinstance(result, Done)} == {"a", "b", "c", "d", "e"}
+    outcomes = {item: result.outcome for item, result in results.items() if isinstance(result, Failed)}
+    assert outcomes == {
+        "crash": Outcome.CRASHED,
+        "hang": Outcome.TIMEOUT,
+        "raise": Outcome.INTERNAL_ERROR,
+        "memory": Outcome.OUT_OF_MEMORY,
+    }
+    assert "SIGSEGV" in results["crash"].detail
+    assert "gone" in results["raise"].detail
+
+
+def test_close_ends_busy_workers_at_once():
+    engine = LocalEngine(workers=2, timeout_s=600)
+    results = engine.map(misbehave, ["a", "hang", "hang", "hang"])
+    assert next(results).item == "a"
+    children = psutil.Process().children(recursive=True)
+    started = time.monotonic()
+    results.close()
+    engine.close()
+    assert time.monotonic() - started < 5
+    _, alive = psutil.wait_procs([child for child in children if "spawn_main" in " ".join(_cmdline(child))], timeout=5)
+    assert not alive
+
+
+PARENT = """
+import sys
+from curation_assets.engine.local import LocalEngine
+from curation_assets_tests.engine.test_local import misbehave
+if __name__ == "__main__":
+    engine = LocalEngine(workers=2)
+    for result in engine.map(misbehave, ["a", "hang", "hang"]):
+        print("ready", flush=True)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."] + sys.path)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout.readline().strip() == "ready"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) >= 2
+        parent.kill()
+        parent.stdout.close()
+        _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def test_cpu_count_is_positive():
+    assert 1 <= cpu_count() <= os.cpu_count()
+
+
+def _cmdline(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
