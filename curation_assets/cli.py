@@ -106,9 +106,23 @@ def _print_json(value: Any) -> None:
 
 
 @cli.command()
-@click.option("--source", "sources", multiple=True, metavar="NAME[=URI]", help="A source to curate, added when a URI is given; all known ones if left out.")
-@click.option("--select", multiple=True, metavar="ASSETS", help="Dagster asset selection, for example clips or 'frame_sets*'; all if left out.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a setting for this run, for example clips.splitter.clip_len_s=5.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME[=URI]",
+    help="A source to curate, added when a URI is given; all known ones if left out.",
+)
+@click.option(
+    "--select", multiple=True, metavar="ASSETS", help="Dagster asset selection, for example clips or 'frame_sets*'; all if left out."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting for this run, for example clips.splitter.clip_len_s=5.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Work on at most so many videos per source and step.")
 @click.option("--retry-failed", is_flag=True, help="Try failed items again although nothing changed.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and about how long it would take; write nothing.")
@@ -210,7 +224,9 @@ def _curate(
         return EXIT_RUN_FAILED
     fraction = failed_fraction(list(statuses.values()))
     if fraction > config.max_failed_fraction:
-        err.print(f"error: {fraction:.1%} of the items failed, max_failed_fraction is {config.max_failed_fraction:.1%}; see curation-assets failures")
+        err.print(
+            f"error: {fraction:.1%} of the items failed, max_failed_fraction is {config.max_failed_fraction:.1%}; see curation-assets failures"
+        )
         return EXIT_TOO_MANY_FAILED
     return 0
 
@@ -424,7 +440,7 @@ def sql(context: click.Context, query: str, as_json: bool) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list) and len(value) > 6:  # noqa: PLR2004 - a vector would fill the screen
+    if isinstance(value, list) and len(value) > 6:
         return f"[{', '.join(_cell(item) for item in value[:3])}, … {len(value)} values]"
     return "" if value is None else str(value)
 
@@ -440,7 +456,9 @@ def sources() -> None:
 @sources.command("add")
 @click.argument("name")
 @click.argument("uri")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Storage option, for example aws_endpoint=http://localhost:9000.")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="Storage option, for example aws_endpoint=http://localhost:9000."
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Setting of this source alone.")
 @click.option("--kind", type=click.Choice(["auto", "prefix", "manifest"]), default="auto", show_default=True)
 @click.pass_context
@@ -483,7 +501,9 @@ def sources_list(context: click.Context, as_json: bool) -> None:
         return
     table = Table("name", "uri", "kind", "own settings")
     for record in records:
-        table.add_row(record.name, record.uri, "manifest" if record.is_manifest else "prefix", json.dumps(record.settings) if record.settings else "")
+        table.add_row(
+            record.name, record.uri, "manifest" if record.is_manifest else "prefix", json.dumps(record.settings) if record.settings else ""
+        )
     out.print(table)
 
 
@@ -571,7 +591,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--folder", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the sample videos and the warehouse go.")
+@click.option(
+    "--folder", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the sample videos and the warehouse go."
+)
 @click.pass_context
 def demo(context: click.Context, folder: Path) -> None:
     """Make a few sample videos, good and bad, curate them in one Dagster run, and show what came out."""
@@ -588,7 +610,7 @@ def demo(context: click.Context, folder: Path) -> None:
     context.obj = str(path)
     context.invoke(failures, names=(), as_json=False)
     out.print(
-        f"\nNext:\n  curation-assets {option} sql \"select key, count(*) as clips from clips join raw_videos using (video_id) group by key\"\n"
+        f'\nNext:\n  curation-assets {option} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
         f"  CURATION_CONFIG={os.path.relpath(path)} make ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
         "  curation-assets run --source mine=/path/to/your/videos",
         markup=False,

@@ -38,7 +38,11 @@ def make_demo_videos(folder: Path) -> list[Path]:
         codec_options=_X264,
     )
     write_video(
-        folder / "phone rotated.mov", paint_scene(Scene(seed=31, num_frames=5 * _FPS), **_SIZE), fps=_FPS, codec_options=_X264, rotation_deg=90
+        folder / "phone rotated.mov",
+        paint_scene(Scene(seed=31, num_frames=5 * _FPS), **_SIZE),
+        fps=_FPS,
+        codec_options=_X264,
+        rotation_deg=90,
     )
     whole = folder / "truncated.mp4"
     write_video(
@@ -58,4 +62,6 @@ def _reencode(source: Path, target: Path) -> None:
     """Encode again at half the size as VP9, as another site would."""
     with av.open(str(source)) as container:
         frames = (frame.to_ndarray(format="rgb24", width=160, height=90) for frame in container.decode(video=0))
-        write_video(target, frames, fps=_FPS, codec="libvpx-vp9", codec_options={"crf": "40", "b": "0", "deadline": "realtime", "cpu-used": "8"})
+        write_video(
+            target, frames, fps=_FPS, codec="libvpx-vp9", codec_options={"crf": "40", "b": "0", "deadline": "realtime", "cpu-used": "8"}
+        )

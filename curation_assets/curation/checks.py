@@ -50,7 +50,9 @@ def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
         clips = set(run.read(CLIPS, ["clip_id"]).column("clip_id").to_pylist())
         found = set(run.read(spec, ["clip_id"], where="clip_id IS NOT NULL").column("clip_id").to_pylist())
         orphans += len(found - clips)
-    return CheckOutcome("referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans})
+    return CheckOutcome(
+        "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}
+    )
 
 
 def unit_norms(run: SourceRun, spec: TableSpec) -> CheckOutcome:
@@ -62,4 +64,6 @@ def unit_norms(run: SourceRun, spec: TableSpec) -> CheckOutcome:
         norms = np.linalg.norm(vectors, axis=1)
         num_rows += len(norms)
         num_bad += int(np.count_nonzero(~(np.abs(norms - 1) < _NORM_TOLERANCE)))
-    return CheckOutcome("unit_norms", not num_bad, f"{num_bad} of {num_rows} vectors are not of length 1", {"num_bad": num_bad, "num_vectors": num_rows})
+    return CheckOutcome(
+        "unit_norms", not num_bad, f"{num_bad} of {num_rows} vectors are not of length 1", {"num_bad": num_bad, "num_vectors": num_rows}
+    )

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_sets import expected_frames
-from curation_assets.curation.incremental import Piece, PieceResults, Plan, Result, Row, StageReport, batched, run_stage
+from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, run_stage
+from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.engine.local import Done, cpu_count
 from curation_assets.media.images import decode_image

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from curation_assets.curation.incremental import needs_work
-from curation_assets.curation.raw_videos import ProbeJob, expected_fingerprint, is_video_name, probe_object
+from curation_assets.curation.raw_videos import expected_fingerprint, is_video_name
 from curation_assets.curation.reading import ObjectRef
-from curation_assets.curation.sources import SourceObject, list_objects
+from curation_assets.curation.source_object import SourceObject
+from curation_assets.curation.sources import list_objects
 from curation_assets.curation.status import expected_for
 from curation_assets.curation.warehouse import SourceRun, table_specs
+from curation_assets.curation.workers import ProbeJob, probe_object
 from curation_assets.engine.local import Done, cpu_count
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
@@ -97,7 +99,9 @@ def _seconds_of_new(run: SourceRun, objects: list[SourceObject]) -> float:
     with_bytes = sorted((item for item in objects if item.size_bytes), key=lambda item: item.key)
     step = max(1, len(with_bytes) // _NUM_PROBES)
     options, engine, limits = run.record.storage_options, run.settings.engine, run.settings.raw_videos.limits
-    jobs = [ProbeJob(item, ObjectRef.of(item.uri, item.etag, storage_options=options, engine=engine), limits) for item in with_bytes[::step]]
+    jobs = [
+        ProbeJob(item, ObjectRef.of(item.uri, item.etag, storage_options=options, engine=engine), limits) for item in with_bytes[::step]
+    ]
     seconds = num_bytes = 0.0
     for result in run.engine.map(probe_object, jobs):
         if isinstance(result, Done):

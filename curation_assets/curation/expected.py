@@ -44,4 +44,3 @@ class Expected:
             elif header.num_rows:
                 ready[identity] = header
         return ready, waiting
-

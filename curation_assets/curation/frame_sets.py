@@ -13,13 +13,13 @@ from typing import Any
 from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.incremental import Piece, Plan, Result, Row, StageReport, batched, on_engine, run_stage
-from curation_assets.curation.reading import ObjectRef, reading
+from curation_assets.curation.incremental import Plan, StageReport, batched, on_engine, run_stage
+from curation_assets.curation.pieces import Piece, Result, Row
+from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
-from curation_assets.media.errors import MediaError
-from curation_assets.media.frames import FrameSetSpec, SampledSet, SampleSpan, sample_frames
-from curation_assets.media.motion import MotionSpec, PixelScores
-from curation_assets.media.packets import PacketIndex
+from curation_assets.curation.workers import SampleJob, frame_row, sample_failed, sample_piece
+from curation_assets.media.frames import FrameSetSpec, SampledSet
+from curation_assets.media.motion import MotionSpec
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
@@ -27,7 +27,6 @@ from curation_assets.schemas.outcomes import Outcome
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import ProcessingSettings
-from curation_assets.storage.layout import item_row_id
 
 CODE_VERSIONS = {FRAME_SETS.asset: "1", CLIP_SCORES_PIXELS.asset: "1"}
 _VIDEOS_PER_READ = 64
@@ -150,24 +149,6 @@ def read_videos(run: SourceRun, group: Sequence[str]) -> dict[str, SplitVideo]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class SampleJob:
-    """What a worker needs to sample one piece of one video.
-
-    Attributes:
-        window_ns: the piece's part [start, end) of the timeline; whole-video sets take their frames from it.
-    """
-
-    video_id: str
-    ref: ObjectRef
-    index: bytes
-    clips: tuple[tuple[str, int, int], ...]
-    window_ns: tuple[int, int]
-    frame_sets: tuple[FrameSetSpec, ...]
-    motion: MotionSpec | None
-    num_threads: int
-
-
 def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str]) -> Plan:
     settings = run.settings
     specs = tuple(frame_set_specs(settings).values()) if FRAME_SETS.asset in fingerprints else ()
@@ -188,88 +169,9 @@ def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str]) -> Pl
     return Plan(video.video_id, fingerprints, pieces)
 
 
-def sample_piece(job: SampleJob) -> Result:
-    """Decode one piece of a video once, for its frame sets and its pixel scores."""
-    frame_rows: list[Row] = []
-    score_rows: list[Row] = []
-    partials: list[SampledSet] = []
-    index = PacketIndex.from_bytes(job.index)
-    spans = [SampleSpan(id=clip, start_ns=start, end_ns=end) for clip, start, end in job.clips]
-    if any(spec.scope == "video" for spec in job.frame_sets):
-        spans.append(SampleSpan(id=None, start_ns=0, end_ns=index.end_ns, window_ns=job.window_ns))
-    try:
-        with reading(job.ref, whole=True) as source:
-            for sampled in sample_frames(
-                source,
-                index=index,
-                spans=spans,
-                frame_sets=job.frame_sets,
-                motion=job.motion,
-                num_threads=job.num_threads,
-            ):
-                if sampled.span.id is None:
-                    partials.extend(sampled.sets)
-                    continue
-                frame_rows.extend(_frame_row(item, job.video_id) for item in sampled.sets)
-                if sampled.scores is not None and sampled.span.id is not None:
-                    score_rows.append(_score_row(sampled.span.id, sampled.scores))
-    except MediaError as error:
-        return _failed(job, error.outcome, error.detail)
-    return Result(rows={FRAME_SETS.asset: frame_rows, CLIP_SCORES_PIXELS.asset: score_rows}, partials=partials)
-
-
-def _frame_row(item: SampledSet, video_id: str) -> Row:
-    if not item.frames:
-        outcome = Outcome.NO_FRAMES
-    else:
-        outcome = Outcome.TRUNCATED if item.num_missing else Outcome.OK
-    return {
-        "row_id": item_row_id(video_id, item.span_id, item.name),
-        "outcome": outcome.value,
-        "detail": item.detail or None,
-        "clip_id": item.span_id,
-        "name": item.name,
-        "fps": item.fps,
-        "height_px": item.height_px,
-        "width_px": item.width_px,
-        "time_ns": list(item.time_ns),
-        "num_frames": len(item.frames),
-        "codec": item.codec,
-        "frames": list(item.frames),
-    }
-
-
-def _score_row(clip_id: str, scores: PixelScores) -> Row:
-    values = asdict(scores)
-    is_scored = any(value is not None for value in values.values())
-    return {
-        "row_id": clip_id,
-        "clip_id": clip_id,
-        "outcome": (Outcome.OK if is_scored else Outcome.NO_FRAMES).value,
-        "detail": None if is_scored else "no frame of the clip could be decoded",
-        **values,
-    }
-
-
-def _failed(job: SampleJob, outcome: Outcome, detail: str) -> Result:
-    clips = [clip for clip, _, _ in job.clips]
-    common = {"outcome": outcome.value, "detail": detail}
-    return Result(
-        rows={
-            FRAME_SETS.asset: [
-                {"row_id": item_row_id(job.video_id, clip, item.name), "clip_id": clip, "name": item.name, "num_frames": 0, "codec": item.codec, **common}
-                for clip in clips
-                for item in job.frame_sets
-                if item.scope == "clip"
-            ],
-            CLIP_SCORES_PIXELS.asset: [{"row_id": clip, "clip_id": clip, **common} for clip in clips],
-        },
-    )
-
-
 class _Sampling:
     def failed(self, piece: Piece, outcome: Outcome, detail: str) -> Result:
-        return _failed(piece.payload, outcome, detail)
+        return sample_failed(piece.payload, outcome, detail)
 
     def finish(self, plan: Plan, partials: Sequence[Any]) -> Mapping[str, Sequence[Row]]:
         """Put the whole-video sets together from their pieces."""
@@ -294,5 +196,5 @@ class _Sampling:
                 num_missing=sum(part.num_missing for part in parts),
                 detail="; ".join(details),
             )
-            rows.append(_frame_row(whole, plan.video_id))
+            rows.append(frame_row(whole, plan.video_id))
         return {FRAME_SETS.asset: rows}

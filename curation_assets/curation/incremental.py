@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from curation_assets.curation.fingerprints import combine, content_hash
+from curation_assets.curation.pieces import Piece, Result, Row, run_piece
 from curation_assets.curation.progress import Progress
 from curation_assets.engine.local import Done, Failed
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
@@ -26,38 +27,7 @@ COMMIT_VIDEOS = 64
 COMMIT_BYTES = 64_000_000
 COMMIT_INTERVAL_S = 30.0
 
-Row = dict[str, Any]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a piece of work gives.
-
-    Attributes:
-        rows: item rows by asset; each has `row_id`, `outcome` (ok when absent) and the table's own columns.
-        outcome: how the video ended as a whole; the rows' outcomes may be worse.
-        detail: the reason in words.
-        header: more header columns by asset, for example the packet index.
-        partials: parts of a row that spans pieces; the stage's `finish` puts them together.
-        work_s: seconds that the piece took.
-    """
-
-    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
-    outcome: Outcome = Outcome.OK
-    detail: str | None = None
-    header: Mapping[str, Row] = field(default_factory=dict)
-    partials: Sequence[Any] = ()
-    work_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """A unit of work that a worker gets: a module-level function and its one picklable argument."""
-
-    video_id: str
-    function: Callable[[Any], Result]
-    payload: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +102,7 @@ class _Video:
         self.header: dict[str, Row] = {asset: {} for asset in plan.fingerprints}
         self.rows: dict[str, list[Row]] = {asset: [] for asset in plan.fingerprints}
         self.hashes: dict[str, list[str]] = {asset: [] for asset in plan.fingerprints}
-        self.worst: dict[str, tuple[Outcome, str | None]] = {asset: (Outcome.OK, None) for asset in plan.fingerprints}
+        self.worst: dict[str, tuple[Outcome, str | None]] = dict.fromkeys(plan.fingerprints, (Outcome.OK, None))
         self.partials: list[Any] = []
 
     def add(self, result: Result) -> int:
@@ -222,7 +192,13 @@ class Writer:
     def add(self, asset: str, rows: Sequence[Row], write: VideoWrite) -> None:
         """Buffer one video's rows for one table, its header row among them when `write.is_last`."""
         now = datetime.now(UTC)
-        common = {"source": self._source, "video_id": write.video_id, "fingerprint": write.fingerprint, "run_id": self._run_id, "written_at": now}
+        common = {
+            "source": self._source,
+            "video_id": write.video_id,
+            "fingerprint": write.fingerprint,
+            "run_id": self._run_id,
+            "written_at": now,
+        }
         self._rows[asset].extend({**row, **common} for row in rows)
         earlier = self._writes[asset].get(write.video_id)
         if earlier is not None:
@@ -322,13 +298,7 @@ def run_stage(
 
 def on_engine(engine: Engine) -> Callable[[Iterable[Piece]], PieceResults]:
     """Run each piece's own function on an engine."""
-    return lambda pieces: engine.map(_run_piece, pieces)
-
-
-def _run_piece(piece: Piece) -> Result:
-    started = time.monotonic()
-    result = piece.function(piece.payload)
-    return replace(result, work_s=time.monotonic() - started)
+    return lambda pieces: engine.map(run_piece, pieces)
 
 
 def _is_failed(video: _Video) -> bool:
@@ -346,7 +316,11 @@ def _write(video: _Video, writer: Writer, *, is_last: bool) -> None:
 
 
 def needs_work(
-    expected: Mapping[str, str], headers: Mapping[str, tuple[str, str]], *, retry_failed: bool, always: Collection[OutcomeClass] = (OutcomeClass.WAITING,)
+    expected: Mapping[str, str],
+    headers: Mapping[str, tuple[str, str]],
+    *,
+    retry_failed: bool,
+    always: Collection[OutcomeClass] = (OutcomeClass.WAITING,),
 ) -> list[str]:
     """List the videos whose rows are missing, stale, or to be tried again, in the order of `expected`.
 
@@ -366,7 +340,6 @@ def needs_work(
         if kind in always or (retry_failed and kind is OutcomeClass.FAILED):
             work.append(video_id)
     return work
-
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

@@ -10,14 +10,16 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from curation_assets.curation.frame_sets import SampleJob, read_videos, sample_piece
+from curation_assets.curation.frame_sets import read_videos
 from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
+from curation_assets.curation.workers import SampleJob, sample_piece
 from curation_assets.engine.local import Done
 from curation_assets.media.frames import FrameSetSpec
 from curation_assets.media.images import decode_image
@@ -43,7 +45,9 @@ def look_at_videos(run: SourceRun) -> str | None:
     gigabytes = sum(row["size_bytes"] or 0 for row in rows) / 1e9
     kinds = Counter(f"{row['codec']} {row['width_px']}x{row['height_px']}" for row in rows if row["codec"])
     lines = "\n".join(f"| {kind} | {number:,} |" for kind, number in kinds.most_common(12))
-    return f"{len(rows):,} objects, {hours:.2f} hours by their headers, {gigabytes:.3f} GB\n\n| codec and size | videos |\n|---|---|\n{lines}"
+    return (
+        f"{len(rows):,} objects, {hours:.2f} hours by their headers, {gigabytes:.3f} GB\n\n| codec and size | videos |\n|---|---|\n{lines}"
+    )
 
 
 def look_at_clips(run: SourceRun) -> str | None:
@@ -54,6 +58,13 @@ def look_at_clips(run: SourceRun) -> str | None:
     lengths = (clips.column("end_ns").to_numpy() - clips.column("start_ns").to_numpy()) / 1e9
     summary = f"{clips.num_rows:,} clips, {lengths.sum() / 3600:.3f} hours, {lengths.min():.2f} to {lengths.max():.2f} s long"
     chosen = _spread(clips)
+    frames = _stored_frames(run, [str(clip["clip_id"]) for clip in chosen]) or _decoded_frames(run, chosen)
+    thumbs = [(frames[clip["clip_id"]], _label(clip)) for clip in chosen if clip["clip_id"] in frames]
+    return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
+
+
+def _decoded_frames(run: SourceRun, chosen: Sequence[dict[str, Any]]) -> dict[str, Image.Image]:
+    """Decode the middle frame of a few clips, in workers: a decoder that crashes must not end the run."""
     videos = read_videos(run, sorted({clip["video_id"] for clip in chosen}))
     spec = FrameSetSpec(name="sheet", policy="middle", target_res=(-1, _THUMB_PX[0]))
     jobs = []
@@ -62,14 +73,29 @@ def look_at_clips(run: SourceRun) -> str | None:
         ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
         span = (clip["clip_id"], clip["start_ns"], clip["end_ns"])
         jobs.append(SampleJob(video.video_id, ref, video.index, (span,), span[1:], (spec,), None, 1))
-    frames = {}
+    frames: dict[str, Image.Image] = {}
     for result in run.engine.map(sample_piece, jobs):
         if isinstance(result, Done):
             row = result.value.rows[FRAME_SETS.asset][0]
             if row["num_frames"]:
-                frames[row["clip_id"]] = decode_image(row["frames"][0], row["codec"], row["height_px"], row["width_px"])
-    thumbs = [(Image.fromarray(frames[clip["clip_id"]]), _label(clip)) for clip in chosen if clip["clip_id"] in frames]
-    return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
+                frames[row["clip_id"]] = Image.fromarray(decode_image(row["frames"][0], row["codec"], row["height_px"], row["width_px"]))
+    return frames
+
+
+def _stored_frames(run: SourceRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
+    """Read the middle one of the stored frames of a few clips, in the picture's own proportions."""
+    ids = ", ".join(f"'{clip}'" for clip in clip_ids)
+    sizes = {row["video_id"]: row for row in run.read(RAW_VIDEOS, ["video_id", "width_px", "height_px"]).to_pylist()}
+    columns = ["clip_id", "video_id", "codec", "height_px", "width_px", "frames"]
+    pictures: dict[str, Image.Image] = {}
+    for batch in run.table(FRAME_SETS).scan_blobs(columns, where=f"num_frames > 0 AND clip_id IN ({ids})"):
+        for row in batch.to_pylist():
+            middle = row["frames"][len(row["frames"]) // 2]
+            picture = Image.fromarray(decode_image(middle, row["codec"], row["height_px"], row["width_px"]))
+            size = sizes[row["video_id"]]
+            width = max(1, round(picture.height * (size["width_px"] or 1) / (size["height_px"] or 1)))
+            pictures[row["clip_id"]] = picture.resize((width, picture.height))
+    return pictures
 
 
 def look_at_frames(run: SourceRun) -> str | None:
@@ -79,21 +105,13 @@ def look_at_frames(run: SourceRun) -> str | None:
     if not rows.num_rows:
         return None
     counts = Counter(zip(*(rows.column(name).to_pylist() for name in ("name", "fps", "height_px", "width_px")), strict=True))
-    lines = "\n".join(f"| {name} | {fps} | {height}x{width} | {number:,} |" for (name, fps, height, width), number in counts.most_common(12))
+    lines = "\n".join(
+        f"| {name} | {fps} | {height}x{width} | {number:,} |" for (name, fps, height, width), number in counts.most_common(12)
+    )
     chosen = {row["clip_id"]: row for row in _spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
     ids = ", ".join(f"'{clip}'" for clip in chosen)
-    first = rows.column("name")[0].as_py()
-    videos = run.read(RAW_VIDEOS, ["video_id", "width_px", "height_px"]).to_pylist()
-    sizes = {row["video_id"]: (row["width_px"], row["height_px"]) for row in videos}
     spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
-    thumbs = []
-    columns = ["clip_id", "video_id", "codec", "height_px", "width_px", "frames"]
-    for batch in run.table(FRAME_SETS).scan_blobs(columns, where=f"name = '{first}' AND clip_id IN ({ids})"):
-        for row in batch.to_pylist():
-            middle = row["frames"][len(row["frames"]) // 2]
-            picture = Image.fromarray(decode_image(middle, row["codec"], row["height_px"], row["width_px"]))
-            width, height = sizes.get(row["video_id"], picture.size)
-            thumbs.append((picture.resize((max(1, round(picture.height * (width or 1) / (height or 1))), picture.height)), _label(spans[row["clip_id"]])))
+    thumbs = [(picture, _label(spans[clip])) for clip, picture in _stored_frames(run, list(chosen)).items()]
     return f"| frame set | fps | size | clips |\n|---|---|---|---|\n{lines}\n\n{contact_sheet(thumbs)}"
 
 
@@ -109,7 +127,7 @@ def look_at_scores(run: SourceRun) -> str | None:
 def look_at_embeddings(run: SourceRun, *, spec: TableSpec) -> str | None:
     """Draw how near each clip's nearest neighbour is, and list the nearest pairs."""
     rows = run.read(spec, ["clip_id", "embedding"], where="scope = 'clip' AND embedding IS NOT NULL")
-    if rows.num_rows < 2:  # noqa: PLR2004
+    if rows.num_rows < 2:
         return None
     rows = rows.take(np.unique(np.linspace(0, rows.num_rows - 1, min(rows.num_rows, _MOST_VECTORS)).astype(np.int64)))
     vectors = np.stack(rows.column("embedding").to_numpy(zero_copy_only=False)).astype(np.float32)
@@ -117,7 +135,9 @@ def look_at_embeddings(run: SourceRun, *, spec: TableSpec) -> str | None:
     np.fill_diagonal(similarity, -2)
     nearest = similarity.max(axis=1)
     clips = rows.column("clip_id").to_pylist()
-    pairs = sorted({(round(float(nearest[i]), 4), *sorted((clips[i], clips[int(similarity[i].argmax())]))) for i in range(len(clips))}, reverse=True)
+    pairs = sorted(
+        {(round(float(nearest[i]), 4), *sorted((clips[i], clips[int(similarity[i].argmax())]))) for i in range(len(clips))}, reverse=True
+    )
     lines = "\n".join(f"| {value:.4f} | {first} | {second} |" for value, first, second in pairs[:5])
     return f"{histogram('cosine with the nearest other clip', nearest)}\n\n| cosine | clip | clip |\n|---|---|---|\n{lines}"
 
@@ -146,7 +166,8 @@ def histogram(title: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
     counts, edges = np.histogram(values, bins=_NUM_BINS)
     top = max(1, int(counts.max()))
     bars = "".join(
-        f'<rect x="{10 + 20 * i}" y="{90 - 70 * int(n) / top:.1f}" width="18" height="{70 * int(n) / top:.1f}" fill="#4f43dd"/>' for i, n in enumerate(counts)
+        f'<rect x="{10 + 20 * i}" y="{90 - 70 * int(n) / top:.1f}" width="18" height="{70 * int(n) / top:.1f}" fill="#4f43dd"/>'
+        for i, n in enumerate(counts)
     )
     text = 'font-family="sans-serif" font-size="11"'
     svg = (

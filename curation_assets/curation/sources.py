@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 from curation_assets.curation.reading import open_object
+from curation_assets.curation.source_object import SourceObject
 from curation_assets.settings import Config, SettingsError, SourceSettings
 from curation_assets.storage.errors import NotFound
 from curation_assets.storage.layout import Layout, check_source_name
@@ -55,25 +55,6 @@ class SourceRecord:
             raise SettingsError(str(error)) from error
         is_manifest = settings.kind == "manifest" or (settings.kind == "auto" and settings.uri.lower().endswith(MANIFEST_ENDINGS))
         return cls(name, settings.uri, is_manifest, dict(settings.storage_options), dict(settings.settings))
-
-
-@dataclass(frozen=True, slots=True)
-class SourceObject:
-    """One object of a source.
-
-    Attributes:
-        key: key below the root, or the manifest's entry, Unicode NFC.
-        uri: where it lies, spelled as the store spells it.
-        etag: version tag; "" for an object that a manifest names and the store does not have.
-        regions_ns: spans [start, end) that a manifest limits it to, or None.
-    """
-
-    key: str
-    uri: str
-    size_bytes: int
-    etag: str
-    last_modified: datetime | None
-    regions_ns: tuple[tuple[int, int], ...] | None = None
 
 
 SOURCES_PREFIX = "sources/"
@@ -141,9 +122,7 @@ def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:
         yield [_object(info, key=info.key, uri=store.uri(info.key)) for info in page]
 
 
-def _object(
-    info: ObjectInfo, *, key: str, uri: str, regions_ns: tuple[tuple[int, int], ...] | None = None
-) -> SourceObject:
+def _object(info: ObjectInfo, *, key: str, uri: str, regions_ns: tuple[tuple[int, int], ...] | None = None) -> SourceObject:
     return SourceObject(unicodedata.normalize("NFC", key), uri, info.size_bytes, info.etag, info.last_modified, regions_ns)
 
 
@@ -216,4 +195,3 @@ def _region(row: dict[str, Any], name: str, number: int) -> tuple[int, int] | No
     if not 0 <= start_ns < end_ns:
         raise SettingsError(f"{name}: entry {number}: the span [{start}, {end}) is empty or starts before zero")
     return start_ns, end_ns
-

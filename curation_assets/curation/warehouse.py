@@ -141,7 +141,8 @@ class SourceRun:
         tables = {spec.asset: self.table(spec) for spec in specs}
         with ExitStack() as held:
             leases = [
-                held.enter_context(self.warehouse.lease(spec, self.source, run_id=self.run_id or "no run", on_wait=self.log)) for spec in specs
+                held.enter_context(self.warehouse.lease(spec, self.source, run_id=self.run_id or "no run", on_wait=self.log))
+                for spec in specs
             ]
 
             def check() -> None:

@@ -110,7 +110,9 @@ def end_orphans(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED])):
         tag = run.tags.get(PROCESS_TAG)
         if tag and not _is_alive(tag):
-            instance.report_run_failed(run, "the command line that ran it was killed; what it had committed stays, and the next run goes on")
+            instance.report_run_failed(
+                run, "the command line that ran it was killed; what it had committed stays, and the next run goes on"
+            )
 
 
 def _process_tag(pid: int) -> str:

@@ -51,9 +51,7 @@ class _KeyResult:
     checks: dict[str, list[CheckOutcome]]
 
 
-def materialize(
-    context: dg.AssetExecutionContext, curation: CurationResource, stage: CurationStage
-) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+def materialize(context: dg.AssetExecutionContext, curation: CurationResource, stage: CurationStage) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
     """Bring the selected tables of a stage up to date for every partition key of the step, and report each to Dagster.
 
     One key: its table's content hash is the data version. Several keys: each gets its own metadata, and the version is of the batch.
@@ -101,7 +99,10 @@ def work_on_keys(
                     key,
                     {table.spec.asset: table_metadata(run, table.spec, report, table.look(run)) for table in tables},
                     {table.spec.asset: run.table(table.spec).data_version() for table in tables},
-                    {table.spec.asset: [failure_rate(run, table.spec), *(check(run, table.spec) for check in table.checks)] for table in tables},
+                    {
+                        table.spec.asset: [failure_rate(run, table.spec), *(check(run, table.spec) for check in table.checks)]
+                        for table in tables
+                    },
                 )
             )
         except Unavailable as error:

@@ -33,7 +33,7 @@ _SEEK_PACKETS = 200
 # Codecs whose standards define frames that nothing refers to, and whose FFmpeg decoders skip these and nothing else. VP8 may update its segment map in
 # such frames, MPEG-4 part 2 packs two frames into one packet in AVI, dav1d skips with a delay.
 _SKIPPABLE_CODECS = ("h264", "hevc", "mpeg1video", "mpeg2video")
-_PROGRESSIVE = ("progressive", "unknown")
+_PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class _PacketReader:
 def _can_skip(context: VideoCodecContext) -> bool:
     """Say whether the decoder may leave out frames that no other frame refers to without any effect on the others."""
     codec = context.codec.canonical_name
-    if codec not in _SKIPPABLE_CODECS or str(context.field_order) not in _PROGRESSIVE:
+    if codec not in _SKIPPABLE_CODECS or context.field_order not in _PROGRESSIVE:
         return False
     if codec == "hevc":
         # Frames without references within their temporal layer may have some in a higher one, so there must be one layer (ISO/IEC 14496-15, 8.3.3.1).

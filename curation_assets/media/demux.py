@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import av.error
@@ -39,7 +39,8 @@ class Columns:
         durations: ticks, 0 where there is none.
         is_marked: the container says keyframe.
         is_keyframe: and the bitstream does not deny it.
-        is_displayed: neither discarded nor hidden, damaged, or a leading frame of the first keyframe that lacks its reference.
+        is_whole: neither discarded nor hidden nor damaged.
+        is_displayed: and its references are there: not before the first keyframe, after damage, or a leading frame of the first keyframe after these.
         is_damaged: the demuxer says so.
         error: the demuxer's last error, "" for none.
     """
@@ -49,6 +50,7 @@ class Columns:
     durations: array[int] = field(default_factory=lambda: array("q"))
     is_marked: array[int] = field(default_factory=lambda: array("b"))
     is_keyframe: array[int] = field(default_factory=lambda: array("b"))
+    is_whole: array[int] = field(default_factory=lambda: array("b"))
     is_displayed: array[int] = field(default_factory=lambda: array("b"))
     is_damaged: array[int] = field(default_factory=lambda: array("b"))
     error: str = ""
@@ -59,21 +61,29 @@ def demux_columns(container: InputContainer, stream: VideoStream) -> Columns:
     codec = stream.codec_context.codec.canonical_name
     nals = nals_of_stream(codec, stream.codec_context.extradata)
     columns = Columns()
-    entry: Packet[VideoStream] | None = None
+    has_begun = False
+    entry: Packet[VideoStream] | None = None  # keyframe that the frames now rest on; none before the first, and after damage
     for packet in iterate_packets(container, stream, columns):
-        data = memoryview(packet)
-        pts, is_damaged, is_keyframe = packet.pts, packet.is_corrupt, packet.is_keyframe
-        is_displayed = not (is_damaged or packet.is_discard) and is_shown(codec, data)
-        columns.is_marked.append(is_keyframe)
-        is_keyframe = is_keyframe and not is_damaged and access_of_packet(codec, data, nals) is not Access.NONE
-        if entry is None:
-            entry = packet if is_keyframe else None
-        elif pts is not None and entry.pts is not None and pts < entry.pts and is_displayed:
+        data, pts, is_damaged = memoryview(packet), packet.pts, packet.is_corrupt
+        is_marked = packet.is_keyframe and not is_damaged
+        is_keyframe = is_marked and access_of_packet(codec, data, nals) is not Access.NONE
+        is_whole = not (is_damaged or packet.is_discard) and is_shown(codec, data)
+        is_displayed = is_whole
+        if is_damaged:
+            entry = None
+        elif entry is None:
+            # gradual refreshes have one clean entry only; after damage, the container's keyframes must do
+            entry = packet if is_keyframe or (has_begun and is_marked) else None
+            is_displayed &= entry is not None
+            has_begun |= entry is not None
+        elif pts is not None and entry.pts is not None and pts < entry.pts and is_whole:
             is_displayed = is_leading_decodable(codec, data, nals, entry=memoryview(entry))
         columns.pts.append(NO_TIME if pts is None else pts)
         columns.dts.append(NO_TIME if packet.dts is None else packet.dts)
         columns.durations.append(packet.duration or 0)
+        columns.is_marked.append(is_marked)
         columns.is_keyframe.append(is_keyframe)
+        columns.is_whole.append(is_whole)
         columns.is_displayed.append(is_displayed)
         columns.is_damaged.append(is_damaged)
     return columns
@@ -126,21 +136,22 @@ def _decoded_positions(context: VideoCodecContext, packet: Packet[VideoStream] |
         return []
 
 
-def seek_packet(
-    container: InputContainer, stream: VideoStream, wanted_pts: int, *, targets_pts: Sequence[int]
+def seek_packets(
+    container: InputContainer, stream: VideoStream, wanted_pts: Sequence[int], *, targets_pts: Sequence[int]
 ) -> Iterator[Packet[VideoStream]]:
-    """Yield packets from the one of a pts on, whatever the container's seeking is worth.
+    """Yield packets from a known place on, whatever the container's seeking is worth.
 
-    Seeking may land late, since containers seek by decode times; then the next target is tried.
+    Seeking may land late, since containers seek by decode times, and FFmpeg may guess other times than it did from the start: then the next target
+    is tried.
 
     Args:
         container: an open container.
         stream: the stream to read; the others are not read.
-        wanted_pts: pts of the first packet, which no other packet has.
+        wanted_pts: pts of the first packets that are wanted, in decode order.
         targets_pts: where to seek to, the likeliest first.
 
     Raises:
-        MediaError: CORRUPT when none of the targets leads to the packet.
+        MediaError: CORRUPT when none of the targets leads there.
     """
     for target_pts in targets_pts:
         try:
@@ -149,8 +160,11 @@ def seek_packet(
             continue
         packets = iterate_packets(container, stream)
         for packet in packets:
-            if packet.pts == wanted_pts:
-                return chain([packet], packets)
-            if packet.is_keyframe and packet.pts is not None and packet.pts > wanted_pts:
+            if packet.pts == wanted_pts[0]:
+                found = [packet, *islice(packets, len(wanted_pts) - 1)]
+                if [p.pts for p in found] == list(wanted_pts):
+                    return chain(found, packets)
+                break
+            if packet.is_keyframe and packet.pts is not None and packet.pts > wanted_pts[0]:
                 break  # landed late
-    raise MediaError(Outcome.CORRUPT, f"the packet of pts {wanted_pts} cannot be found again")
+    raise MediaError(Outcome.CORRUPT, f"the packet of pts {wanted_pts[0]} cannot be found again")

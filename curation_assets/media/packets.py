@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from curation_assets.media.demux import NO_TIME, Columns, demux_columns, display_order, iterate_packets, seek_packet
+from curation_assets.media.demux import NO_TIME, Columns, demux_columns, display_order, iterate_packets, seek_packets
 from curation_assets.media.errors import MediaError
 from curation_assets.media.probe import best_video_stream, discard_others, stream_tick_s
 from curation_assets.media.source import MediaSource, open_container, translate_errors
@@ -39,11 +39,14 @@ _MAX_PACKETS = 2**31
 _JOIN_S = 1
 # Containers that store no presentation times. FFmpeg makes some up, which are right only where its parser tells B-frames.
 _WITHOUT_PTS = ("avi", "h264", "hevc", "vvc")
+# MPEG-PS has times for some packets alone. FFmpeg guesses the others, and after a seek not as it did from the start.
+_GUESSED_PTS = ("mpeg",)
 _UNTOLD_REORDERING = ("h264", "hevc", "vvc")
 # Enough packets to see whether frames come out as the packets say.
 _TRIAL_PACKETS = 96
 _PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
 _MAX_SEEKS = 4
+_MATCHED_PACKETS = 3  # pts in a row that say where a seek has landed
 _REWIND_S = 10  # more than any reorder delay between decode and presentation times
 
 
@@ -60,13 +63,14 @@ class PacketIndex:
         durations: int64 (N,), ticks; what the container says, 0 where it says nothing.
         is_keyframe: bool (N,), packets where decoding may begin: every frame shown at or after such a packet, and later in decode order, needs
             nothing before it. In an open GOP, frames shown before it may follow it in decode order; those do.
-        is_displayed: bool (N,), False for packets that an edit list or the container discards, alternate references, damaged packets, and frames
-            that cannot be decoded because the stream begins after what they refer to: perhaps decoded for reference, never shown.
+        is_displayed: bool (N,), False for packets that an edit list or the container discards, alternate references, damaged packets and what
+            follows them up to the next keyframe, and frames at the stream's start whose references it lacks. A decoder may give frames for
+            these; they are not to be used.
         origin_pts: pts of the first displayed frame; the video's timeline is zero there.
         end_pts: tick after the last displayed frame's duration.
         is_truncated: True when the container promised more than the demux gave.
         detail: what was seen when `is_truncated`, else "".
-        is_seekable: False when `pts` differs from the demuxer's or is not unique, so that packets are found by counting from the start.
+        is_seekable: False when the demuxer's pts after a seek do not tell the packets, which are then found by counting from the start.
     """
 
     stream_index: int
@@ -256,13 +260,13 @@ def read_packets(
     """Read the packets [first, stop) of an index, in decode order, each with the pts that stands in the index.
 
     Args:
-        container: the indexed video, open; fresh from `open_container` when the index is not seekable. It is left at the packet after the last.
+        container: the indexed video, open; fresh from `open_container` when `first` is 0 or the index is not seekable.
         index: from `index_packets` on the same object.
         first: position of the first packet, as `PacketIndex.packet_range` gives it.
         stop: position after the last; None for all.
 
     Raises:
-        MediaError: CORRUPT when the container no longer gives the packets.
+        MediaError: CORRUPT when the container no longer gives the packets, or was read before where it must be fresh.
     """
     stream = next((s for s in container.streams.video if s.index == index.stream_index), None)
     if stream is None:
@@ -271,16 +275,16 @@ def read_packets(
     stop = len(index) if stop is None else stop
     if first >= stop:
         return
-    if index.is_seekable:
+    if index.is_seekable and first:
         keyframes = np.flatnonzero(index.is_keyframe[: first + 1])[: -_MAX_SEEKS - 1 : -1]
         targets_pts = [*index.pts[keyframes].tolist(), int(index.pts.min()) - int(_REWIND_S / index.time_base)]
-        packets = seek_packet(container, stream, int(index.pts[first]), targets_pts=targets_pts)
+        packets = seek_packets(container, stream, index.pts[first : first + _MATCHED_PACKETS].tolist(), targets_pts=targets_pts)
     else:
         packets = islice(iterate_packets(container, stream), first, None)
     for position in range(first, stop):
         packet = next(packets, None)
-        if packet is None:
-            raise MediaError(Outcome.CORRUPT, f"packet {position} of {len(index)} cannot be read again")
+        if packet is None or (index.is_seekable and packet.pts != index.pts[position]):
+            raise MediaError(Outcome.CORRUPT, f"packet {position} of {len(index)} is not where the index has it")
         packet.pts = int(index.pts[position])
         yield packet
 
@@ -304,12 +308,13 @@ def _rows(data: bytes) -> npt.NDArray[np.int64]:
 def _build_index(source: MediaSource, container: InputContainer, stream: VideoStream, columns: Columns) -> PacketIndex:
     """Make times complete and find out what is shown."""
     pts, dts, durations = (np.array(c, dtype=np.int64) for c in (columns.pts, columns.dts, columns.durations))
-    is_keyframe, is_displayed, is_marked = (
-        np.array(c, dtype=np.bool_) for c in (columns.is_keyframe, columns.is_displayed, columns.is_marked)
+    is_keyframe, is_displayed, is_marked, is_whole = (
+        np.array(c, dtype=np.bool_) for c in (columns.is_keyframe, columns.is_displayed, columns.is_marked, columns.is_whole)
     )
     if not is_keyframe.any():  # streams without any clean entry: the decoder makes do with what the container says
         is_keyframe = is_marked if is_marked.any() else np.arange(len(pts)) == 0
-    is_displayed &= np.arange(len(pts)) >= np.argmax(is_keyframe)
+        is_displayed = is_whole.copy()
+        is_displayed &= np.arange(len(pts)) >= np.argmax(is_keyframe)
     rate, time_base = stream.average_rate or stream.guessed_rate or Fraction(25), stream_tick_s(stream)
     frame_ticks = max(1, round(1 / (rate * time_base)))
     raw_pts = pts
@@ -334,7 +339,7 @@ def _build_index(source: MediaSource, container: InputContainer, stream: VideoSt
     return PacketIndex(
         stream_index=stream.index, time_base=time_base, pts=pts, durations=durations, is_keyframe=is_keyframe, is_displayed=is_displayed,
         origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail="",
-        is_seekable=bool((pts == raw_pts).all()) and len(np.unique(pts)) == len(pts),
+        is_seekable=container.format.name not in _GUESSED_PTS and bool((pts == raw_pts).all()) and len(np.unique(pts)) == len(pts),
     )  # fmt: skip
 
 
@@ -347,7 +352,9 @@ def _join(pts: npt.NDArray[np.int64], dts: npt.NDArray[np.int64], *, join_ticks:
     if not falls.any():
         return pts
     shifts: npt.NDArray[np.int64] = np.cumsum(np.where(falls, frame_ticks - steps, 0), dtype=np.int64)
-    return pts + np.concatenate([np.zeros(1, dtype=np.int64), shifts])
+    joined = pts.copy()
+    joined[1:] += shifts
+    return joined
 
 
 def _packets_tell(

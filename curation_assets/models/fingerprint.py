@@ -97,7 +97,7 @@ def _luma(clip: npt.NDArray[np.uint8]) -> Array:
     pairs = clip.reshape(_NUM_FRAMES, _LUMA_PX, 2, _FRAME_PX * 3)
     rows = np.add(pairs[:, :, 0], pairs[:, :, 1], dtype=np.int32)  # (T, H/2, W * 3)
     red, green, blue = (rows[:, :, channel::6] + rows[:, :, channel + 3 :: 6] for channel in range(3))
-    return (77 * red + 150 * green + 29 * blue) / 1024.0
+    return np.asarray((77 * red + 150 * green + 29 * blue) / 1024.0)
 
 
 def _describe(luma: Array) -> Array:
@@ -109,7 +109,8 @@ def _describe(luma: Array) -> Array:
     dx[:, :, 1:-1] = grid[:, :, 2:] - grid[:, :, :-2]
     dy[:, 1:-1] = grid[:, 2:] - grid[:, :-2]
     energy = dx * dx + dy * dy
-    contrast = np.sqrt(_box_mean(_box_mean(energy, 4), 4)) + _SMALL_CONTRAST
+    # Means from differences of running sums may come out just below zero.
+    contrast = np.sqrt(np.maximum(_box_mean(_box_mean(energy, 4), 4), 0)) + _SMALL_CONTRAST
     strength = np.sqrt(energy) * contrast + 1e-9
     channels = np.stack([dx / contrast, dy / contrast, (dx * dx - dy * dy) / strength, 2 * dx * dy / strength], axis=1)
     terms = np.einsum("kt,tcyx->kcyx", _TIME_BASIS, channels)
@@ -173,7 +174,7 @@ def _resample(values: Array, start: int, stop: int, *, axis: int) -> Array:
     whole = np.minimum(edges.astype(np.int64), values.shape[axis] - 1)
     part = np.expand_dims(edges - whole, tuple(a for a in range(values.ndim) if a != axis))
     at_edges = np.take(sums, whole, axis) * (1 - part) + np.take(sums, whole + 1, axis) * part
-    return np.diff(at_edges, axis=axis) * (_GRID / (stop - start))
+    return np.asarray(np.diff(at_edges, axis=axis) * (_GRID / (stop - start)))
 
 
 def _box_mean(values: Array, radius: int) -> Array:
@@ -192,7 +193,7 @@ def _time_basis() -> Array:
     phase = (np.arange(_NUM_FRAMES) + 0.5) / _NUM_FRAMES
     basis = np.cos(np.pi * np.arange(_TIME_TERMS)[:, None] * phase) * np.sqrt(2 / _NUM_FRAMES)
     basis[0] *= np.sqrt(0.5)
-    return basis
+    return np.asarray(basis)
 
 
 def _cell_weights() -> Array:

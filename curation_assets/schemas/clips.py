@@ -1,10 +1,11 @@
 """clips: the spans of each video; the header row keeps the packet index for the later stages."""
 
 from curation_assets.schemas import columns as c
+from curation_assets.schemas import names
 from curation_assets.schemas.table import TableSpec
 
 CLIPS = TableSpec(
-    asset="clips",
+    asset=names.CLIPS,
     view="clips",
     columns=(c.CLIP_ID, c.START_NS, c.END_NS, c.METHOD, c.SHOT_INDEX, c.NUM_FRAMES, c.IS_VFR, c.PACKET_INDEX),
     view_columns=(

@@ -36,11 +36,15 @@ TIME_UTC = pa.timestamp("us", tz="UTC")
 ROW_ID = Column("row_id", STRING, "Key of the row: video_id in header rows, else the item's own id.", nullable=False)
 SOURCE = Column("source", STRING, "Name of the video source.", nullable=False)
 VIDEO_ID = Column("video_id", STRING, "UUID of the video, from source name and key; stable across runs.", nullable=False)
-IS_HEADER = Column("is_header", BOOL, "True in the one row per video that says how the video ended in this table; views hide it.", nullable=False)
+IS_HEADER = Column(
+    "is_header", BOOL, "True in the one row per video that says how the video ended in this table; views hide it.", nullable=False
+)
 OUTCOME = Column("outcome", STRING, "How the item ended: ok, or a reason code.", nullable=False)
 DETAIL = Column("detail", STRING, "The reason in words, NULL when there is nothing to say.")
 NUM_ROWS = Column("num_rows", INT64, "Header rows: how many item rows the video has in this table.")
-FINGERPRINT = Column("fingerprint", STRING, "Hash of all that this video's rows were made from; a different expected value means stale.", nullable=False)
+FINGERPRINT = Column(
+    "fingerprint", STRING, "Hash of all that this video's rows were made from; a different expected value means stale.", nullable=False
+)
 CONTENT_HASH = Column("content_hash", STRING, "Header rows: hash of what the rows say, for data versions and for the next stage.")
 SECONDS = Column("work_s", FLOAT64, "Header rows: seconds of work spent on the video.")
 RUN_ID = Column("run_id", STRING, "Dagster run that wrote the row.")
@@ -66,7 +70,9 @@ HAS_AUDIO = Column("has_audio", BOOL, "Whether there is an audio stream.")
 AUDIO_CODEC = Column("audio_codec", STRING, "Codec name of the first audio stream.")
 IS_HDR = Column("is_hdr", BOOL, "Whether the transfer function is PQ or HLG.")
 PIX_FMT = Column("pix_fmt", STRING, "Pixel format as the decoder names it.")
-REGIONS_NS = Column("regions_ns", pa.list_(pa.list_(INT64, 2)), "Spans [start, end) that a manifest limits the video to; NULL means all of it.")
+REGIONS_NS = Column(
+    "regions_ns", pa.list_(pa.list_(INT64, 2)), "Spans [start, end) that a manifest limits the video to; NULL means all of it."
+)
 
 # clips
 CLIP_ID = Column("clip_id", STRING, "UUID of the clip, from video_id and its span.")
@@ -90,7 +96,9 @@ MOTION_MEAN = Column("motion_mean", FLOAT64, "Mean absolute luma difference of f
 MOTION_P95 = Column("motion_p95", FLOAT64, "95th percentile over the clip's pairs of the same difference, 0 to 1.")
 STILL_SHARE = Column("still_share", FLOAT64, "Share of the clip's pairs that do not differ visibly, 0 to 1.")
 BLACK_SHARE = Column("black_share", FLOAT64, "Share of the sampled frames that are black, 0 to 1.")
-SHARPNESS = Column("sharpness", FLOAT64, "Median over frames of the variance of the Laplacian of luma, luma as 0 to 1; small means blurred.")
+SHARPNESS = Column(
+    "sharpness", FLOAT64, "Median over frames of the variance of the Laplacian of luma, luma as 0 to 1; small means blurred."
+)
 LETTERBOX_SHARE = Column("letterbox_share", FLOAT64, "Share of the picture that is black bars through the whole clip, 0 to 1.")
 AESTHETIC_SCORE = Column("aesthetic_score", FLOAT64, "Score of the aesthetics model, about 1 to 10.")
 KEPT = Column("kept", BOOL, "Whether the clip passes the source's thresholds.")

@@ -1,6 +1,7 @@
 """embeddings: one table per model, one row per clip and one per video (`scope`), vectors of unit length."""
 
 from curation_assets.schemas import columns as c
+from curation_assets.schemas import names
 from curation_assets.schemas.table import TableSpec
 
 
@@ -12,7 +13,7 @@ def embeddings_table(model: str, dim: int) -> TableSpec:
         dim: length of its vectors.
     """
     return TableSpec(
-        asset=f"embeddings/{model}",
+        asset=f"{names.EMBEDDINGS}/{model}",
         view=f"embeddings_{model.replace('-', '_')}",
         columns=(c.CLIP_ID, c.SCOPE, c.START_NS, c.END_NS, c.embedding_column(dim)),
         view_columns=("source", "video_id", "clip_id", "scope", "start_ns", "end_ns", "outcome", "detail", "embedding"),

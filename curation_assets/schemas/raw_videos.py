@@ -1,10 +1,11 @@
 """raw_videos: one row per object of a source, with the listing and a probe of the header."""
 
 from curation_assets.schemas import columns as c
+from curation_assets.schemas import names
 from curation_assets.schemas.table import TableSpec
 
 RAW_VIDEOS = TableSpec(
-    asset="raw_videos",
+    asset=names.RAW_VIDEOS,
     view="raw_videos",
     columns=(
         c.KEY, c.URI, c.SIZE_BYTES, c.ETAG, c.LAST_MODIFIED, c.CONTAINER, c.CODEC, c.WIDTH_PX, c.HEIGHT_PX, c.ROTATION_DEG, c.FPS_NUM, c.FPS_DEN,

@@ -6,10 +6,11 @@ A video's rows count only if its header row is there, has their fingerprint, and
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import lance
@@ -112,18 +113,36 @@ class Snapshot:
         return self._schema(columns).empty_table()
 
     def _scan(self, columns: Sequence[str], where: str | pc.Expression | None, settings: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-        """Scan, and give every batch exactly the schema's types; columns that the dataset lacks become NULL."""
+        """Scan, and give every batch exactly the schema's types; columns that the dataset lacks become NULL.
+
+        An Arrow expression that Lance does not take (on vectors, or on a column that the dataset lacks) is applied here instead.
+        """
+        if where is None or isinstance(where, str):
+            yield from self._lance_batches(columns, where, settings)
+            return
+        pushed = self._lance_batches(columns, where, settings)
+        try:
+            first = next(pushed, None)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+            words = set(re.findall(r"\w+", str(where)))
+            extra = [name for name in self.spec.schema.names if name in words and name not in columns]
+            for batch in self._lance_batches([*columns, *extra], None, settings):
+                yield batch.filter(where).select(list(columns))
+            return
+        if first is not None:
+            yield first
+            yield from pushed
+
+    def _lance_batches(
+        self, columns: Sequence[str], where: str | pc.Expression | None, settings: dict[str, Any]
+    ) -> Iterator[pa.RecordBatch]:
         schema = self._schema(columns)
         present = [name for name in columns if name in self.dataset.schema.names]
         with lance_errors(self.dataset.uri):
             scanner = self.dataset.scanner(columns=present, filter=where, with_row_id=not present, **settings)
             for batch in scanner.to_batches():
                 arrays = [batch.column(field.name) if field.name in present else pa.nulls(batch.num_rows, field.type) for field in schema]
-                yield (
-                    pa.RecordBatch.from_arrays(arrays, schema=schema)
-                    if arrays
-                    else pa.RecordBatch.from_struct_array(pa.array([{}] * batch.num_rows, pa.struct([])))
-                )
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def open_snapshot(uri: str, spec: TableSpec, *, storage_options: dict[str, str] | None = None) -> Snapshot | None:
@@ -224,7 +243,7 @@ def _classify(text: str) -> Callable[[str, str], StoreError] | None:
 @functools.cache
 def _session() -> Any:
     """Return the process's one Lance session, whose caches all tables share."""
-    return lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
+    return cast("Any", lance).Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
 
 
 def _both(condition: str, where: str | pc.Expression | None) -> str | pc.Expression:

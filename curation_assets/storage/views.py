@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,6 +55,7 @@ class Warehouse:
         self._extra_view_sql = dict(extra_view_sql or {})
         self._specs = {spec.view: spec for spec in specs if spec.asset != AESTHETIC_ASSET}
         self._aesthetic = next((spec for spec in specs if spec.asset == AESTHETIC_ASSET), None)
+        self._scan_errors: list[StoreError] = []
         self._connection = duckdb.connect()
         self._connection.execute("SET TimeZone = 'UTC'")
 
@@ -83,14 +85,30 @@ class Warehouse:
             duckdb.Error: the query is wrong.
         """
         self._make_views(query)
-        with _known_tables(self.views):
+        with self._clear_errors():
             return self._connection.sql(query, params=params)
 
     def execute(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
         """Run a query and return the connection as a cursor; see `sql`."""
         self._make_views(query)
-        with _known_tables(self.views):
+        with self._clear_errors():
             return self._connection.execute(query, params)
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Name the views where a table is unknown, and raise what a scan met instead of DuckDB's wrapping of it."""
+        self._scan_errors.clear()
+        try:
+            yield
+        except duckdb.CatalogException as error:
+            if "Table with name" not in str(error):
+                raise
+            first_line = str(error).split("\n", 1)[0].removeprefix("Catalog Error: ")
+            raise ValueError(f"{first_line} The views are: {', '.join(self.views)}") from error
+        except duckdb.Error as error:
+            if self._scan_errors:
+                raise self._scan_errors[0] from error
+            raise
 
     def _make_views(self, query: str) -> None:
         words = set(re.findall(r"\w+", query.lower()))
@@ -106,10 +124,14 @@ class Warehouse:
 
     def _make_view(self, spec: TableSpec) -> None:
         table = f"_{spec.view}_rows"
-        self._connection.register(table, open_union(self._layout, spec, self._sources, storage_options=self._options))
+        self._register(table, spec)
         plain = f"SELECT {', '.join(map(_identifier, spec.view_columns))} FROM {_identifier(table)}"
         select = self._scores_sql(spec, table) if spec.view == SCORES_VIEW else plain
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
+
+    def _register(self, table: str, spec: TableSpec) -> None:
+        snapshots = _open_all(self._layout, spec, self._sources, self._options)
+        self._connection.register(table, UnionTable(spec, snapshots, errors=self._scan_errors))
 
     def _scores_sql(self, spec: TableSpec, table: str) -> str:
         """Join the scorers' tables, and apply each source's thresholds."""
@@ -117,7 +139,7 @@ class Warehouse:
             joined = f"SELECT *, NULL::DOUBLE AS aesthetic_score FROM {_identifier(table)}"
         else:
             scores = "_clip_scores_aesthetic_rows"
-            self._connection.register(scores, open_union(self._layout, self._aesthetic, self._sources, storage_options=self._options))
+            self._register(scores, self._aesthetic)
             joined = f"SELECT p.*, a.aesthetic_score FROM {_identifier(table)} p LEFT JOIN {_identifier(scores)} a USING (source, video_id, clip_id)"
         cases = " ".join(f"WHEN source = {_literal(source)} THEN ({sql})" for source, sql in self._reject_sql.items())
         reason = f"CASE {cases} ELSE NULL END" if cases else "NULL"
@@ -165,12 +187,19 @@ def header_table(
     return pa.concat_tables([empty, *(snapshot.headers(columns) for snapshot in snapshots)])
 
 
-class UnionTable(pads.Dataset):
-    """One table over all its sources, as the Arrow dataset that DuckDB scans: it asks for `scanner(columns, filter)`."""
+class UnionTable(pads.Dataset):  # type: ignore[misc]
+    """One table over all its sources, as the Arrow dataset that DuckDB scans: it asks for `scanner(columns, filter)`.
 
-    def __init__(self, spec: TableSpec, snapshots: Sequence[Snapshot]) -> None:
+    Args:
+        spec: the table.
+        snapshots: of every source that has it.
+        errors: where a scan leaves the error that ends it.
+    """
+
+    def __init__(self, spec: TableSpec, snapshots: Sequence[Snapshot], *, errors: list[StoreError]) -> None:
         self._spec = spec
         self._snapshots = snapshots
+        self._errors = errors
         self._names = [name for name in spec.schema.names if name not in spec.blob_columns]
 
     def __repr__(self) -> str:
@@ -183,13 +212,16 @@ class UnionTable(pads.Dataset):
 
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> UnionScanner:  # noqa: A002 - the name is Arrow's
         """Begin a scan of some columns and rows."""
-        return UnionScanner(self._snapshots, self.schema, list(columns or self._names), filter)
+        return UnionScanner(self._snapshots, self.schema, list(columns or self._names), filter, errors=self._errors)
 
 
 class UnionScanner:
     """One scan of a `UnionTable`."""
 
-    def __init__(self, snapshots: Sequence[Snapshot], schema: pa.Schema, columns: Sequence[str], where: Any) -> None:
+    def __init__(
+        self, snapshots: Sequence[Snapshot], schema: pa.Schema, columns: Sequence[str], where: Any, *, errors: list[StoreError]
+    ) -> None:
+        self._errors = errors
         self._snapshots = snapshots
         self._columns = columns
         self._where = where
@@ -200,14 +232,13 @@ class UnionScanner:
         return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        for snapshot in self._snapshots:
-            for batch in snapshot.batches(self._columns, where=self._where):
-                yield pa.RecordBatch.from_arrays(batch.columns, schema=self.projected_schema)
-
-
-def open_union(layout: Layout, spec: TableSpec, sources: Sequence[str], *, storage_options: Mapping[str, str] | None = None) -> UnionTable:
-    """Open the newest version of one table of every source that has it."""
-    return UnionTable(spec, _open_all(layout, spec, sources, dict(storage_options or {})))
+        try:
+            for snapshot in self._snapshots:
+                for batch in snapshot.batches(self._columns, where=self._where):
+                    yield pa.RecordBatch.from_arrays(batch.columns, schema=self.projected_schema)
+        except StoreError as error:
+            self._errors.append(error)  # DuckDB hands on the text only
+            raise
 
 
 def _open_all(layout: Layout, spec: TableSpec, sources: Sequence[str], options: dict[str, str]) -> list[Snapshot]:
@@ -232,13 +263,17 @@ def json_rows(result: Any) -> list[dict[str, Any]]:
 
 
 def iter_json_rows(result: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `json_rows` one by one, holding a thousand at a time."""
-    if result is None or not result.description:
+    """Yield the rows of `json_rows` one by one; of what `execute` returned, holding a thousand at a time."""
+    if result is None:
         return
-    names = _unique([column[0] for column in result.description])
-    while rows := result.fetchmany(_FETCH_ROWS):
+    is_cursor = hasattr(result, "fetchmany")  # a relation runs its query anew with every call (DuckDB 2.0)
+    columns = [column[0] for column in result.description or ()] if is_cursor else result.columns
+    names = _unique(columns)
+    while rows := result.fetchmany(_FETCH_ROWS) if is_cursor else result.fetchall():
         for row in rows:
             yield {name: json_value(value) for name, value in zip(names, row, strict=True)}
+        if not is_cursor:
+            return
 
 
 def json_value(value: Any) -> Any:
@@ -276,23 +311,6 @@ def _unique(names: Iterable[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return unique
-
-
-class _known_tables:  # noqa: N801 - reads as a function
-    """Adds the list of views to DuckDB's error about an unknown table."""
-
-    def __init__(self, views: Sequence[str]) -> None:
-        self._views = views
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, duckdb.CatalogException) and "Table with name" in str(error):
-            first = str(error).split("\n", 1)[0].removeprefix("Catalog Error: ")
-            raise ValueError(f"{first} The views are: {', '.join(self._views)}") from error
-        if isinstance(error, duckdb.Error) and isinstance(error.__cause__, StoreError):
-            raise error.__cause__
 
 
 def _identifier(name: str) -> str:

@@ -44,20 +44,27 @@ def s3_options() -> Iterator[dict[str, str]]:
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()
-        options = {"aws_endpoint": f"http://{host}:{port}", "aws_region": "us-east-1", "client_retry_timeout": "3", "client_max_retries": "2"}
+        options = {
+            "aws_endpoint": f"http://{host}:{port}",
+            "aws_region": "us-east-1",
+            "client_retry_timeout": "3",
+            "client_max_retries": "2",
+        }
         client(options).create_bucket(Bucket=BUCKET)
         yield options
         server.stop()
 
 
-def client(options: dict[str, str]):  # noqa: ANN201 - boto3 has no types
-    return boto3.client("s3", endpoint_url=options["aws_endpoint"], region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+def client(options: dict[str, str]):
+    return boto3.client(
+        "s3", endpoint_url=options["aws_endpoint"], region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+    )
 
 
 @pytest.fixture
 def local_root(tmp_path: Path) -> Root:
     """A local folder whose name has what breaks naive URI handling."""
-    folder = tmp_path / "it's a 100% \"root\" %20 #é?"
+    folder = tmp_path / 'it\'s a 100% "root" %20 #é?'
     folder.mkdir()
     return Root(str(folder))
 

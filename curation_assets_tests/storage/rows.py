@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import random
 import uuid
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def items(video: str, fingerprint: str, numbers: range, *, blob_bytes: int = 100
         {
             "row_id": f"{video}:{i}", "source": "src", "video_id": video, "is_header": False, "outcome": "ok", "fingerprint": fingerprint,
             "written_at": NOW, "clip_id": f"{video}:{i}", "name": "sequence", "fps": 2.0, "time_ns": [i, i + 1], "num_frames": i,
-            "frames": [fingerprint.encode() * (blob_bytes // max(1, len(fingerprint)))] * 2,
+            "frames": [random.Random(f"{fingerprint}{i}{frame}").randbytes(blob_bytes) for frame in range(2)],
         }
         for i in numbers
     ]  # fmt: skip

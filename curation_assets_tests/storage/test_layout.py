@@ -21,7 +21,9 @@ def test_ids_are_those_of_the_design():
 
 def test_row_ids_differ():
     video, clip = video_id("s", "k"), clip_id(video_id("s", "k"), 0, 1)
-    assert len({header_row_id(video), clip, item_row_id(video, clip, "a"), item_row_id(video, None, "a"), item_row_id(video, None, "b")}) == 5
+    assert (
+        len({header_row_id(video), clip, item_row_id(video, clip, "a"), item_row_id(video, None, "a"), item_row_id(video, None, "b")}) == 5
+    )
 
 
 @pytest.mark.parametrize("name", ["a", "Road-trips_2024.v1", "x" * 120, "0", "name--003-of-8", "-x"])
@@ -42,7 +44,9 @@ def test_keys():
     assert layout.table_uri("clips", "s") == "s3://bucket/pre fix/tables/clips/s.lance"
     assert layout.source_key("s") == "sources/s.json"
     assert layout.lease_prefix("clips", "s") == "leases/clips/s/"
-    assert layout.media_key("previews/256", "s", clip_id="c", fingerprint="0123456789", ext=".webp") == "media/previews/256/s/c-01234567.webp"
+    assert (
+        layout.media_key("previews/256", "s", clip_id="c", fingerprint="0123456789", ext=".webp") == "media/previews/256/s/c-01234567.webp"
+    )
 
 
 def test_a_local_root_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -131,7 +131,12 @@ def test_pages_prefix_and_start_after(root: Root):
 
 def test_missing_things_are_clear(root: Root):
     store = root.store()
-    for action in (lambda: store.head("nope"), lambda: store.get("a/nope"), lambda: store.open_reader("nope"), lambda: store.download("nope", Path("/dev/null"))):
+    for action in (
+        lambda: store.head("nope"),
+        lambda: store.get("a/nope"),
+        lambda: store.open_reader("nope"),
+        lambda: store.download("nope", Path("/dev/null")),
+    ):
         with pytest.raises(NotFound, match="nope: does not exist"):
             action()
     assert not store.exists("nope")
@@ -264,7 +269,7 @@ def test_wrong_credentials_and_a_dead_endpoint(s3_options: dict[str, str], monke
 def test_s3_keys_that_cannot_be_addressed_are_named(s3_root: Root, s3_options: dict[str, str]):
     prefix = s3_root.uri.removeprefix(f"s3://{BUCKET}/")
     client(s3_options).put_object(Bucket=BUCKET, Key=f"{prefix}/a//b.mp4", Body=b"x")
-    with pytest.raises(StoreError, match="a//b.mp4"):
+    with pytest.raises(StoreError, match=r"a//b\.mp4"):
         keys_of(s3_root.store())
 
 

@@ -1,0 +1,25 @@
+"""SourceObject: one entry of a source's listing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One object of a source.
+
+    Attributes:
+        key: key below the root, or the manifest's entry, Unicode NFC.
+        uri: where it lies, spelled as the store spells it.
+        etag: version tag; "" for an object that a manifest names and the store does not have.
+        regions_ns: spans [start, end) that a manifest limits it to, or None.
+    """
+
+    key: str
+    uri: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime | None
+    regions_ns: tuple[tuple[int, int], ...] | None = None

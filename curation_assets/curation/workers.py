@@ -1,0 +1,251 @@
+"""Workers: the functions that run in worker processes, each pure over one job. Light to import: no tables, no Arrow, no Dagster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from curation_assets.curation.pieces import Result, Row
+from curation_assets.curation.reading import ObjectRef, reading
+from curation_assets.curation.source_object import SourceObject
+from curation_assets.media.errors import MediaError
+from curation_assets.media.frames import FrameSetSpec, SampledSet, SampleSpan, sample_frames
+from curation_assets.media.motion import MotionSpec, PixelScores
+from curation_assets.media.packets import PacketIndex, index_packets
+from curation_assets.media.probe import VideoHeader, probe_header
+from curation_assets.media.spans import fixed_stride_spans
+from curation_assets.schemas import names
+from curation_assets.schemas.outcomes import Outcome
+from curation_assets.settings import ClipsSettings, Limits
+from curation_assets.storage.layout import clip_id, item_row_id
+
+PARTIAL_ENDINGS = (".part", ".partial", ".crdownload", ".tmp", ".filepart")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """What a worker needs to probe one object."""
+
+    item: SourceObject
+    ref: ObjectRef
+    limits: Limits
+
+
+def probe_object(job: ProbeJob) -> Result:
+    """Probe one object's header and judge it by the limits."""
+    item = job.item
+    if not item.etag:
+        return probe_result(item, Outcome.VANISHED, "the manifest names it, the store does not have it")
+    if item.key.lower().endswith(PARTIAL_ENDINGS):
+        return probe_result(
+            item, Outcome.PARTIAL_UPLOAD, "the name says that the upload is under way; it is taken when it has its final name"
+        )
+    if item.size_bytes == 0:
+        return probe_result(item, Outcome.EMPTY_OBJECT, "zero bytes; it is taken when there are some")
+    try:
+        with reading(job.ref, whole=False) as source:
+            header = probe_header(source)
+    except MediaError as error:
+        return probe_result(item, error.outcome, error.detail)
+    outcome, detail = judge(header, item.size_bytes, job.limits)
+    return probe_result(item, outcome, detail, header)
+
+
+def judge(header: VideoHeader, size_bytes: int, limits: Limits) -> tuple[Outcome, str | None]:
+    """Judge a video by the limits; what is unknown passes.
+
+    Returns:
+        OK and None, or the reason code of the first limit that it breaks and what was seen.
+    """
+    sides = sorted(side for side in (header.width_px, header.height_px) if side)
+    duration_s = None if header.duration_ns is None else header.duration_ns / 1e9
+    aspect = header.width_px / header.height_px if header.width_px and header.height_px else None
+    rules = (
+        (sides[0] if sides else None, limits.min_side_px, None, Outcome.TOO_SMALL, "shorter side in pixels"),
+        (sides[-1] if sides else None, None, limits.max_side_px, Outcome.TOO_LARGE, "longer side in pixels"),
+        (size_bytes, None, limits.max_size_bytes, Outcome.TOO_LARGE, "size in bytes"),
+        (aspect, limits.min_aspect, limits.max_aspect, Outcome.BAD_ASPECT, "width / height"),
+        (duration_s, limits.min_duration_s, None, Outcome.TOO_SHORT, "seconds"),
+        (duration_s, None, limits.max_duration_s, Outcome.TOO_LONG, "seconds"),
+    )
+    for value, least, most, outcome, what in rules:
+        if value is not None and least is not None and value < least:
+            return outcome, f"{what}: {value:g}, the limit is at least {least:g}"
+        if value is not None and most is not None and value > most:
+            return outcome, f"{what}: {value:g}, the limit is at most {most:g}"
+    return Outcome.OK, None
+
+
+def probe_result(item: SourceObject, outcome: Outcome, detail: str | None, header: VideoHeader | None = None) -> Result:
+    """Build the row of one object."""
+    columns: Row = {
+        "key": item.key,
+        "uri": item.uri,
+        "size_bytes": item.size_bytes,
+        "etag": item.etag,
+        "last_modified": item.last_modified,
+        "regions_ns": None if item.regions_ns is None else [list(region) for region in item.regions_ns],
+        **(asdict(header) if header else {}),
+    }
+    return Result(outcome=outcome, detail=detail, header={names.RAW_VIDEOS: columns})
+
+
+@dataclass(frozen=True, slots=True)
+class SplitJob:
+    """What a worker needs to split one video."""
+
+    video_id: str
+    ref: ObjectRef
+    settings: ClipsSettings
+    regions_ns: list[tuple[int, int]] | None
+
+
+def split_video(job: SplitJob) -> Result:
+    """Index one video's packets and cut its timeline into spans."""
+    try:
+        with reading(job.ref, whole=True) as source:
+            index = index_packets(source)
+    except MediaError as error:
+        return Result(outcome=error.outcome, detail=error.detail)
+    if index.is_truncated and job.settings.on_truncated == "refuse":
+        return Result(outcome=Outcome.TRUNCATED_REFUSED, detail=f"{index.detail}; clips.on_truncated is refuse")
+    splitter = job.settings.splitter
+    spans = fixed_stride_spans(
+        index,
+        clip_len_s=splitter.clip_len_s,
+        clip_stride_s=splitter.clip_stride_s or splitter.clip_len_s,
+        min_clip_len_s=splitter.min_clip_len_s,
+        start_offset_s=splitter.start_offset_s,
+        end_offset_s=splitter.end_offset_s,
+        snap_to_keyframes=splitter.snap_to_keyframes,
+        regions_ns=None if job.regions_ns is None else [(start, end) for start, end in job.regions_ns],
+    )
+    if not spans:
+        detail = f"{index.end_ns / 1e9:.3f} s of video give no clip of at least {splitter.min_clip_len_s:g} s"
+        return Result(outcome=Outcome.TOO_SHORT, detail=detail)
+    rows: list[Row] = []
+    for span in spans:
+        identity = clip_id(job.video_id, span.start_ns, span.end_ns)
+        rows.append(
+            {
+                "row_id": identity,
+                "clip_id": identity,
+                "start_ns": span.start_ns,
+                "end_ns": span.end_ns,
+                "method": splitter.method,
+                "shot_index": span.shot_index,
+                "num_frames": span.num_frames,
+                "is_vfr": span.is_vfr,
+            }
+        )
+    return Result(
+        rows={names.CLIPS: rows},
+        outcome=Outcome.TRUNCATED if index.is_truncated else Outcome.OK,
+        detail=index.detail or None,
+        header={names.CLIPS: {"packet_index": index.to_bytes()}},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SampleJob:
+    """What a worker needs to sample one piece of one video.
+
+    Attributes:
+        window_ns: the piece's part [start, end) of the timeline; whole-video sets take their frames from it.
+    """
+
+    video_id: str
+    ref: ObjectRef
+    index: bytes
+    clips: tuple[tuple[str, int, int], ...]
+    window_ns: tuple[int, int]
+    frame_sets: tuple[FrameSetSpec, ...]
+    motion: MotionSpec | None
+    num_threads: int
+
+
+def sample_piece(job: SampleJob) -> Result:
+    """Decode one piece of a video once, for its frame sets and its pixel scores."""
+    frame_rows: list[Row] = []
+    score_rows: list[Row] = []
+    partials: list[SampledSet] = []
+    index = PacketIndex.from_bytes(job.index)
+    spans = [SampleSpan(id=clip, start_ns=start, end_ns=end) for clip, start, end in job.clips]
+    if any(spec.scope == "video" for spec in job.frame_sets):
+        spans.append(SampleSpan(id=None, start_ns=0, end_ns=index.end_ns, window_ns=job.window_ns))
+    try:
+        with reading(job.ref, whole=True) as source:
+            for sampled in sample_frames(
+                source,
+                index=index,
+                spans=spans,
+                frame_sets=job.frame_sets,
+                motion=job.motion,
+                num_threads=job.num_threads,
+            ):
+                if sampled.span.id is None:
+                    partials.extend(sampled.sets)
+                    continue
+                frame_rows.extend(frame_row(item, job.video_id) for item in sampled.sets)
+                if sampled.scores is not None and sampled.span.id is not None:
+                    score_rows.append(_score_row(sampled.span.id, sampled.scores))
+    except MediaError as error:
+        return sample_failed(job, error.outcome, error.detail)
+    return Result(rows={names.FRAME_SETS: frame_rows, names.CLIP_SCORES_PIXELS: score_rows}, partials=partials)
+
+
+def frame_row(item: SampledSet, video_id: str) -> Row:
+    """Build the row of one frame set."""
+    if not item.frames:
+        outcome = Outcome.NO_FRAMES
+    else:
+        outcome = Outcome.TRUNCATED if item.num_missing else Outcome.OK
+    return {
+        "row_id": item_row_id(video_id, item.span_id, item.name),
+        "outcome": outcome.value,
+        "detail": item.detail or None,
+        "clip_id": item.span_id,
+        "name": item.name,
+        "fps": item.fps,
+        "height_px": item.height_px,
+        "width_px": item.width_px,
+        "time_ns": list(item.time_ns),
+        "num_frames": len(item.frames),
+        "codec": item.codec,
+        "frames": list(item.frames),
+    }
+
+
+def _score_row(clip_id: str, scores: PixelScores) -> Row:
+    values = asdict(scores)
+    is_scored = any(value is not None for value in values.values())
+    return {
+        "row_id": clip_id,
+        "clip_id": clip_id,
+        "outcome": (Outcome.OK if is_scored else Outcome.NO_FRAMES).value,
+        "detail": None if is_scored else "no frame of the clip could be decoded",
+        **values,
+    }
+
+
+def sample_failed(job: SampleJob, outcome: Outcome, detail: str) -> Result:
+    """Build the rows of a piece that gave nothing: one per clip and table, with the reason."""
+    clips = [clip for clip, _, _ in job.clips]
+    common = {"outcome": outcome.value, "detail": detail}
+    return Result(
+        rows={
+            names.FRAME_SETS: [
+                {
+                    "row_id": item_row_id(job.video_id, clip, item.name),
+                    "clip_id": clip,
+                    "name": item.name,
+                    "num_frames": 0,
+                    "codec": item.codec,
+                    **common,
+                }
+                for clip in clips
+                for item in job.frame_sets
+                if item.scope == "clip"
+            ],
+            names.CLIP_SCORES_PIXELS: [{"row_id": clip, "clip_id": clip, **common} for clip in clips],
+        },
+    )
