@@ -60,7 +60,11 @@ def write_report(claim: str, measured: Mapping[str, Any], *, output: Path | None
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, "libavcodec": _dotted(av.library_versions["libavcodec"])},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "libavcodec": _dotted(av.library_versions["libavcodec"]),
+        },
         **measured,
     }
     text = json.dumps(document, indent=2)
@@ -70,7 +74,9 @@ def write_report(claim: str, measured: Mapping[str, Any], *, output: Path | None
         output.write_text(text + "\n")
 
 
-def make_inputs(folder: Path, *, seconds: int = 60, num_videos: int = 1, width_px: int = 1280, height_px: int = 720, fps: int = 30) -> list[Path]:
+def make_inputs(
+    folder: Path, *, seconds: int = 60, num_videos: int = 1, width_px: int = 1280, height_px: int = 720, fps: int = 30
+) -> list[Path]:
     """Make videos as a camera might give them: H.264, x264 medium with B-frames, hard cuts every 3 to 7 seconds. What is there already is used again.
 
     Args:
@@ -107,7 +113,10 @@ def _film(seed: int, *, num_frames: int, width_px: int, height_px: int, fps: int
         for k in range(shot_frames):
             top, left = (int(side / 4 * (1 + np.sin(speed * k / side * 4))) for side, speed in zip((height_px, width_px), pan, strict=True))
             picture = ground[top : top + height_px, left : left + width_px].astype(np.int16)
-            y, x = (int((side - height_px // 3) * (0.5 + 0.5 * np.sin(1 + speed * k))) for side, speed in zip((height_px, width_px), drift, strict=True))
+            y, x = (
+                int((side - height_px // 3) * (0.5 + 0.5 * np.sin(1 + speed * k)))
+                for side, speed in zip((height_px, width_px), drift, strict=True)
+            )
             picture[y : y + height_px // 3, x : x + height_px // 3] = thing
             yield np.clip(picture + grain[int(random.integers(8))], 0, 255).astype(np.uint8)
         number += shot_frames

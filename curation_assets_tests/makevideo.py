@@ -110,6 +110,11 @@ def make_hdr(path: Path, *, seconds: float = 1) -> Path:
     return write_video(path, paint(seconds), codec="libx265", pix_fmt="yuv420p10le", colour=(9, 16, 9), codec_options=_X265)
 
 
+def make_interlaced(path: Path, *, seconds: float = 2) -> Path:
+    """Interlaced H.264 (MBAFF, top field first) with B-frames."""
+    return make_b_frames(path, seconds=seconds, flags="+ildct+ilme", **{"x264-params": "tff=1"})
+
+
 def make_odd_size(path: Path, *, seconds: float = 1) -> Path:
     """H.264 4:4:4 of 97 x 61 pixels."""
     return write_video(path, paint(seconds, size=(97, 61)), pix_fmt="yuv444p", codec_options=GOP)

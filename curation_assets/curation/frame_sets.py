@@ -182,12 +182,12 @@ class _Sampling:
                 continue
             parts = sorted((part for part in partials if part.name == spec.name), key=lambda part: part.time_ns[:1])
             frames = [pair for part in parts for pair in zip(part.time_ns, part.frames, strict=True)]
-            details = [part.detail for part in parts if part.detail]
-            first = parts[0] if parts else None
+            details = [part.detail for part in parts if part.num_missing] or ["" if frames else "the video shows no frame"]
+            first = next((part for part in parts if part.frames), None)
             whole = SampledSet(
                 span_id=None,
                 name=spec.name,
-                fps=first.fps if first else None,
+                fps=parts[0].fps if parts else None,
                 height_px=first.height_px if first else 0,
                 width_px=first.width_px if first else 0,
                 time_ns=tuple(time for time, _ in frames),

@@ -170,7 +170,8 @@ def tone_map(signal: npt.NDArray[np.float32], *, is_pq: bool, is_bt2020: bool) -
     above = np.maximum(peak - _KNEE, 0)
     mapped = np.minimum(peak, _KNEE) + (1 - _KNEE) * above / (above + (1 - _KNEE))
     sdr = light * (mapped / np.maximum(peak, 1e-6))
-    return np.rint(255 * np.clip(sdr, 0, 1) ** (1 / 2.4)).astype(np.uint8)
+    coded: npt.NDArray[np.uint8] = np.rint(255 * np.clip(sdr, 0, 1) ** (1 / 2.4)).astype(np.uint8)
+    return coded
 
 
 def _pq_to_nits(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -178,7 +179,8 @@ def _pq_to_nits(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
     power = signal ** np.float32(1 / m2)
     ratio = np.maximum(power - np.float32(c1), 0) / (np.float32(c2) - np.float32(c3) * power)
-    return np.float32(10000) * ratio ** np.float32(1 / m1)
+    nits: npt.NDArray[np.float32] = np.float32(10000) * ratio ** np.float32(1 / m1)
+    return nits
 
 
 def _hlg_to_nits(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -213,7 +215,8 @@ def _is_limited_gray(frame: VideoFrame) -> bool:
 @lru_cache(maxsize=1)
 def _expand_range() -> npt.NDArray[np.uint8]:
     """uint8 (256,), from limited range to full."""
-    return np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+    full: npt.NDArray[np.uint8] = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+    return full
 
 
 def _even(side_px: float) -> int:

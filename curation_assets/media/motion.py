@@ -186,7 +186,10 @@ def _cell_means(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Average over cells of 8 x 8 pixels: uint8 (H, W) -> float32 (H / 8, W / 8), 0 to 1."""
     rows, columns = luma.shape[0] // _CELL_PX, luma.shape[1] // _CELL_PX
     by_row = luma.reshape(rows, _CELL_PX, columns * _CELL_PX).sum(axis=1, dtype=np.uint16)
-    return by_row.reshape(rows, columns, _CELL_PX).sum(axis=2, dtype=np.uint16) * np.float32(1 / (255 * _CELL_PX**2))
+    means: npt.NDArray[np.float32] = by_row.reshape(rows, columns, _CELL_PX).sum(axis=2, dtype=np.uint16) * np.float32(
+        1 / (255 * _CELL_PX**2)
+    )
+    return means
 
 
 def _laplacian_variance(luma: npt.NDArray[np.uint8]) -> float:

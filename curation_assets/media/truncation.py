@@ -47,6 +47,10 @@ class Demuxed:
         """Gather from a container that has just been read to its end."""
         name, tick_s = container.format.name, stream_tick_s(stream)
         duration_s = header_duration_s(container, stream) if name != "gif" else None  # the GIF demuxer adds up what it finds: no promise
+        if (
+            name == "avi" and stream.frames and stream.average_rate
+        ):  # FFmpeg shortens an AVI's duration to what it finds, not its count of frames
+            duration_s = max(duration_s or Fraction(0), stream.frames / stream.average_rate)
         return cls(
             num_packets=num_packets,
             num_damaged=num_damaged,

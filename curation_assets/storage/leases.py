@@ -22,7 +22,7 @@ from typing import Self
 
 import psutil
 
-from curation_assets.storage.errors import AlreadyExists, LeaseHeld, LeaseLost, NotFound, StoreError
+from curation_assets.storage.errors import AlreadyExists, LeaseHeld, LeaseLost, NotFound, SourceNotFound, StoreError
 from curation_assets.storage.objects import ObjectStore
 
 HEARTBEAT_S = 5.0
@@ -218,7 +218,10 @@ class Lease:
         return f"{self._prefix}{generation:012d}.json"
 
     def _generations(self) -> list[int]:
-        names = (info.key.rsplit("/", 1)[-1].removesuffix(".json") for page in self._store.list_pages(self._prefix) for info in page)
+        try:
+            names = [info.key.rsplit("/", 1)[-1].removesuffix(".json") for page in self._store.list_pages(self._prefix) for info in page]
+        except SourceNotFound:  # a new warehouse: the first write makes the folder
+            return []
         return sorted(int(name) for name in names if name.isdigit())
 
     def _highest(self) -> tuple[int, LeaseState | None]:
