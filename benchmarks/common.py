@@ -57,7 +57,7 @@ def write_report(claim: str, measured: Mapping[str, Any], *, output: Path | None
     """
     document = {
         "claim": claim,
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": _command(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
         "versions": {
@@ -130,6 +130,13 @@ def _texture(random: np.random.Generator, height_px: int, width_px: int) -> npt.
         fine = av.VideoFrame.from_ndarray(coarse).reformat(width_px, height_px, interpolation="BICUBIC").to_ndarray()
         total += (fine.astype(np.float32) - 128) * (amplitude / 128)
     return np.clip(total, 0, 255).astype(np.uint8)
+
+
+def _command() -> str:
+    """The command line, without the folders of this machine."""
+    script, *arguments = sys.argv
+    shown = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
+    return " ".join(["python", f"benchmarks/{Path(script).name}", *shown])
 
 
 def _cpu_name() -> str:

@@ -38,17 +38,15 @@ err = Console(stderr=True, highlight=False)
 class _AnywhereGroup(click.Group):
     """A group whose `--config FILE` may stand anywhere on the line."""
 
-    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
-        line = list(sys.argv[1:] if args is None else args)
-        end = line.index("--") if "--" in line else len(line)
-        for place, word in enumerate(line[:end]):
-            if word == "--config" and place + 1 < end:
-                line = [*line[place : place + 2], *line[:place], *line[place + 2 :]]
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move `--config FILE` to the front."""
+        end = args.index("--") if "--" in args else len(args)
+        for place, word in enumerate(args[:end]):
+            length = 2 if word == "--config" and place + 1 < end else 1 if word.startswith("--config=") else 0
+            if length:
+                args = [*args[place : place + length], *args[:place], *args[place + length :]]
                 break
-            if word.startswith("--config="):
-                line = [word, *line[:place], *line[place + 1 :]]
-                break
-        return super().main(line, **extra)
+        return super().parse_args(ctx, args)
 
 
 def main() -> None:
@@ -56,9 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # a shell's `&` leaves it ignored
     try:
-        cli.main(prog_name="curation-assets", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        sys.exit(cli.main(prog_name="curation-assets", standalone_mode=False) or 0)
     except (KeyboardInterrupt, click.Abort):
         err.print("interrupted; what was committed stays, and the next run goes on from there")
         sys.exit(EXIT_INTERRUPTED)

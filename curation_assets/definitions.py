@@ -29,6 +29,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
     """
     path = find_config(str(config_path) if config_path else None)
     config = load_config(path, overrides)
+    tables = table_specs(config)
     return dg.Definitions(
         assets=[
             raw_videos,
@@ -37,7 +38,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             *(build_embeddings(model) for model in config.embeddings.models),
             curation_status,
         ],
-        jobs=[build_curate_source(table_specs(config)), build_curate_sources(build_stages(config))],
+        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config))],
         resources={"curation": CurationResource(config_path=str(path) if path else None, settings=dict(overrides or {}))},
         executor=dg.in_process_executor,
     )

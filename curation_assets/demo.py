@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
 from curation_assets.media.synthetic import Scene, paint_scene, paint_scenes, write_video
 
@@ -61,7 +62,9 @@ def make_demo_videos(folder: Path) -> list[Path]:
 def _reencode(source: Path, target: Path) -> None:
     """Encode again at half the size as VP9, as another site would."""
     with av.open(str(source)) as container:
-        frames = (frame.to_ndarray(format="rgb24", width=160, height=90) for frame in container.decode(video=0))
+        frames = (
+            frame.to_ndarray(format="rgb24", width=160, height=90).astype(np.uint8, copy=False) for frame in container.decode(video=0)
+        )
         write_video(
             target, frames, fps=_FPS, codec="libvpx-vp9", codec_options={"crf": "40", "b": "0", "deadline": "realtime", "cpu-used": "8"}
         )

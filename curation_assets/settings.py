@@ -16,9 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-VIDEO_EXTENSIONS = (
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
-)
+VIDEO_EXTENSIONS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
 _SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -73,16 +71,12 @@ class FixedStride(Model):
     min_clip_len_s: float = Field(2.0, ge=0, description="A shorter rest at the end is left out.")
     start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
     end_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
-    snap_to_keyframes: bool = Field(
-        False, description="Move starts to the nearest keyframe, so that clips can be copied without encoding."
-    )
+    snap_to_keyframes: bool = Field(False, description="Move starts to the nearest keyframe, so that clips can be copied without encoding.")
 
     @model_validator(mode="after")
     def _fits(self) -> FixedStride:
         if self.min_clip_len_s > self.clip_len_s:
-            raise ValueError(
-                f"min_clip_len_s {self.min_clip_len_s} is above clip_len_s {self.clip_len_s}: every clip would be left out"
-            )
+            raise ValueError(f"min_clip_len_s {self.min_clip_len_s} is above clip_len_s {self.clip_len_s}: every clip would be left out")
         return self
 
 
@@ -111,9 +105,7 @@ class FrameSet(Model):
     policy: Literal["sequence", "middle"] = Field(
         "sequence", description="sequence: a grid of target_fps; middle: the one frame nearest the middle."
     )
-    target_fps: float | None = Field(
-        None, gt=0, le=240, description="Frames per second of the grid; None takes the purpose's, else 2."
-    )
+    target_fps: float | None = Field(None, gt=0, le=240, description="Frames per second of the grid; None takes the purpose's, else 2.")
     target_res: int | tuple[int, int] | None = Field(
         224,
         description="N for N x N; [height, width] with -1 for one of them to keep the aspect; null for the source size.",
@@ -178,9 +170,7 @@ class Thresholds(Model):
 class PixelsSettings(Model):
     """The `pixels` scorer."""
 
-    motion_fps: float = Field(
-        4.0, gt=0, le=60, description="Pairs of frames per second for motion, 1/motion_fps apart."
-    )
+    motion_fps: float = Field(4.0, gt=0, le=60, description="Pairs of frames per second for motion, 1/motion_fps apart.")
 
 
 class ClipScoresSettings(Model):
@@ -214,12 +204,8 @@ class EngineSettings(Model):
         le=1024,
         description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
     )
-    timeout_s: float = Field(
-        600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one)."
-    )
-    clips_per_chunk: int = Field(
-        16, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips."
-    )
+    timeout_s: float = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
+    clips_per_chunk: int = Field(16, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
     cache_dir: str | None = Field(
         None,
         description="Folder for remote objects that are read whole; None is a folder under the system's temporary one.",
@@ -236,9 +222,7 @@ class ProcessingSettings(Model):
     clip_scores: ClipScoresSettings = ClipScoresSettings()
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
     engine: EngineSettings = EngineSettings()
-    max_failed_fraction: float = Field(
-        1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed."
-    )
+    max_failed_fraction: float = Field(1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed.")
 
     @model_validator(mode="after")
     def _embeddings_have_frames(self) -> ProcessingSettings:
@@ -249,9 +233,7 @@ class ProcessingSettings(Model):
                     f"embeddings.frame_set is {name!r}, frame_sets.sets has {sorted(self.frame_sets.sets)}: add the set or name one of these"
                 )
             if self.frame_sets.sets[name].scope != "clip":
-                raise ValueError(
-                    f"embeddings.frame_set {name!r} has scope 'video'; embeddings need a set of scope 'clip'"
-                )
+                raise ValueError(f"embeddings.frame_set {name!r} has scope 'video'; embeddings need a set of scope 'clip'")
         return self
 
 
@@ -280,13 +262,9 @@ class SourceSettings(Model):
         min_length=1,
         description="A folder, an s3:// gs:// az:// prefix, or a manifest (.csv .json .jsonl .parquet) listing keys or URLs.",
     )
-    kind: Literal["auto", "prefix", "manifest"] = Field(
-        "auto", description="auto: a manifest when the URI ends like one."
-    )
+    kind: Literal["auto", "prefix", "manifest"] = Field("auto", description="auto: a manifest when the URI ends like one.")
     storage_options: StorageOptions
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="Overrides of the processing settings for this source."
-    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Overrides of the processing settings for this source.")
 
     @field_validator("storage_options")
     @classmethod
@@ -303,9 +281,7 @@ class Config(ProcessingSettings):
         description="Where tables and media lie: a folder, or an s3:// gs:// az:// prefix. Relative to the file.",
     )
     storage_options: StorageOptions
-    sources: dict[str, SourceSettings] = Field(
-        default_factory=dict, description="Sources by name; each is one Dagster partition."
-    )
+    sources: dict[str, SourceSettings] = Field(default_factory=dict, description="Sources by name; each is one Dagster partition.")
 
     @field_validator("storage_options")
     @classmethod
@@ -329,9 +305,7 @@ def merge(base: Mapping[str, Any], *overrides: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def resolve_settings(
-    base: Mapping[str, Any], *overrides: Mapping[str, Any], where: str = "settings"
-) -> ProcessingSettings:
+def resolve_settings(base: Mapping[str, Any], *overrides: Mapping[str, Any], where: str = "settings") -> ProcessingSettings:
     """Merge overrides over a processing tree and validate the result.
 
     Args:
@@ -404,10 +378,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     for name, source in config.sources.items():
         resolve_settings(config.processing(), source.settings, where=f"{where}: sources.{name}.settings")
     base = path.parent if path else Path.cwd()
-    sources = {
-        name: source.model_copy(update={"uri": absolute_uri(source.uri, base)})
-        for name, source in config.sources.items()
-    }
+    sources = {name: source.model_copy(update={"uri": absolute_uri(source.uri, base)}) for name, source in config.sources.items()}
     return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources})
 
 
@@ -442,9 +413,7 @@ def _known_keys(model: Any, location: Sequence[str]) -> list[str]:
         if isinstance(model, type) and issubclass(model, BaseModel):
             model = model.model_fields[name].annotation if name in model.model_fields else None
         else:  # a mapping: its values' model
-            model = next(
-                (part for part in get_args(model) if isinstance(part, type) and issubclass(part, BaseModel)), None
-            )
+            model = next((part for part in get_args(model) if isinstance(part, type) and issubclass(part, BaseModel)), None)
     if isinstance(model, type) and issubclass(model, BaseModel):
         return list(model.model_fields)
     return []

@@ -48,6 +48,8 @@ RECIPES: dict[str, tuple[str, Callable[..., Path], dict[str, object]]] = {
     "live_mkv": ("mkv", makevideo.make_live_mkv, {}),
     "vp9": ("webm", makevideo.make_webm, {}),
     "vp8": ("webm", makevideo.make_webm, {"codec": "libvpx"}),
+    "vp8_hidden": ("webm", makevideo.make_hidden_frames, {}),
+    "vp9_hidden": ("webm", makevideo.make_hidden_frames, {"codec": "libvpx-vp9"}),
     "mpeg_ps": ("mpg", makevideo.make_mpeg, {}),
     "mpeg_ts": ("ts", makevideo.make_mpeg, {}),
     "avi": ("avi", makevideo.make_avi, {"seconds": 4}),

@@ -174,9 +174,32 @@ def make_live_mkv(path: Path, *, seconds: float = 3) -> Path:
 
 
 def make_webm(path: Path, *, seconds: float = 2, codec: str = "libvpx-vp9") -> Path:
-    """VP8 or VP9 with alternate reference frames, which are never shown."""
-    options = {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "24", "b": "200k", "deadline": "good", "cpu-used": "8"}
+    """VP8 or VP9."""
+    options = {"g": "24", "b": "200k", "deadline": "good", "cpu-used": "8"}
     return write_video(path, paint(seconds), codec=codec, codec_options=options)
+
+
+def make_hidden_frames(path: Path, *, seconds: float = 2, codec: str = "libvpx") -> Path:
+    """VP8 or VP9 in which every tenth frame is followed by one that is decoded but not shown, as alternate references are.
+
+    In VP8 that is a packet of its own; in VP9 it shares one, a superframe, with the next frame.
+    """
+    show_frame = {"libvpx": 0x10, "libvpx-vp9": 0x02}[codec]
+    whole = make_webm(path.with_suffix(".whole.webm"), seconds=seconds, codec=codec)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        stream = source.streams.video[0]
+        target = output.add_stream_from_template(stream)
+        for number, packet in enumerate(p for p in source.demux(stream) if p.size):
+            packets = [packet]
+            if number % 10 == 5:
+                data = bytes(packet)
+                hidden = av.Packet(bytes([data[0] & ~show_frame]) + data[1:])
+                hidden.pts, hidden.dts, hidden.time_base = packet.pts + 1, packet.dts + 1, packet.time_base
+                packets.append(hidden)
+            for each in packets:
+                each.stream = target
+                output.mux(each)
+    return path
 
 
 def make_mpeg(path: Path, *, seconds: float = 2, codec: str = "mpeg2video") -> Path:

@@ -18,8 +18,9 @@ from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.curation.workers import SampleJob, frame_row, sample_failed, sample_piece
-from curation_assets.media.frames import FrameSetSpec, SampledSet
+from curation_assets.media.frames import SampledSet
 from curation_assets.media.motion import MotionSpec
+from curation_assets.media.plan import FrameSetSpec
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS

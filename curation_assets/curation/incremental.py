@@ -63,8 +63,8 @@ PieceResults = Iterator[Done[Piece] | Failed[Piece]]
 class Engine(Protocol):
     """Where pieces run: see `curation_assets.engine`."""
 
-    def map(self, function: Callable[[Piece], Result], items: Iterable[Piece]) -> PieceResults:
-        """Yield one result per piece, in the order of completion."""
+    def map(self, function: Callable[[T], Any], items: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+        """Yield one result per item, in the order of completion."""
         ...
 
 

@@ -21,8 +21,8 @@ from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.curation.workers import SampleJob, sample_piece
 from curation_assets.engine.local import Done
-from curation_assets.media.frames import FrameSetSpec
 from curation_assets.media.images import decode_image
+from curation_assets.media.plan import FrameSetSpec
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS, PIXEL_SCORES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
@@ -111,7 +111,7 @@ def look_at_frames(run: SourceRun) -> str | None:
     chosen = {row["clip_id"]: row for row in _spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
     ids = ", ".join(f"'{clip}'" for clip in chosen)
     spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
-    thumbs = [(picture, _label(spans[clip])) for clip, picture in _stored_frames(run, list(chosen)).items()]
+    thumbs = [(picture, _label(spans[clip])) for clip, picture in _stored_frames(run, [str(clip) for clip in chosen]).items()]
     return f"| frame set | fps | size | clips |\n|---|---|---|---|\n{lines}\n\n{contact_sheet(thumbs)}"
 
 

@@ -60,7 +60,7 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         if not clips:
             return None
         clip = clips[0]
-        story = {"clip": clip}
+        story: dict[str, Any] = {"clip": clip}
         story["video"] = rows("SELECT * FROM raw_videos WHERE source = ? AND video_id = ?", [clip["source"], clip["video_id"]])[0]
         scores = rows("SELECT * FROM clip_scores WHERE source = ? AND clip_id = ?", [clip["source"], clip_id])
         story["scores"] = scores[0] if scores else None

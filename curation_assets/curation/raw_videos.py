@@ -40,8 +40,7 @@ def update_raw_videos(run: SourceRun) -> StageReport:
         def plans() -> Iterator[Plan]:
             nonlocal num_unchanged
             for page in list_objects(run.record):
-                objects = {video_id(run.source, item.key): item for item in page if is_video_name(item.key, settings.extensions)}
-                seen.update(objects)
+                objects = _distinct(run, page, seen)
                 expected = {identity: expected_fingerprint(item, settings) for identity, item in objects.items()}
                 work = needs_work(expected, known, retry_failed=run.retry_failed)
                 num_unchanged += len(expected) - len(work)
@@ -57,6 +56,20 @@ def update_raw_videos(run: SourceRun) -> StageReport:
         report.num_removed = len(gone)
         report.num_unchanged = num_unchanged
     return report
+
+
+def _distinct(run: SourceRun, page: Sequence[SourceObject], seen: set[str]) -> dict[str, SourceObject]:
+    """Keep a page's videos by id. Two names that differ only in Unicode form are one key: the first in the listing's order counts."""
+    objects: dict[str, SourceObject] = {}
+    for item in page:
+        if is_video_name(item.key, run.settings.raw_videos.extensions):
+            identity = video_id(run.source, item.key)
+            if identity in seen:
+                run.log(f"{item.uri}: left out, another object has the same name in another Unicode form; rename one of them")
+                continue
+            seen.add(identity)
+            objects[identity] = item
+    return objects
 
 
 def is_video_name(key: str, extensions: Sequence[str]) -> bool:

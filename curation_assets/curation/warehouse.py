@@ -20,7 +20,7 @@ from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
-from curation_assets.settings import Config, ProcessingSettings
+from curation_assets.settings import Config, ProcessingSettings, SettingsError
 from curation_assets.storage.layout import Layout
 from curation_assets.storage.leases import Lease
 from curation_assets.storage.objects import open_store
@@ -155,12 +155,20 @@ class SourceRun:
 
 
 def table_specs(settings: ProcessingSettings) -> list[TableSpec]:
-    """List the tables that these settings make, in the order of the data."""
+    """List the tables that these settings make, in the order of the data.
+
+    Raises:
+        SettingsError: a model that the registry does not have.
+    """
     scorers = {"pixels": CLIP_SCORES_PIXELS}
+    try:
+        models = {model: registry.spec(model) for model in settings.embeddings.models}
+    except ValueError as error:
+        raise SettingsError(f"embeddings.models: {error}") from error
     return [
         RAW_VIDEOS,
         CLIPS,
         FRAME_SETS,
         *(scorers[name] for name in settings.clip_scores.scorers),
-        *(embeddings_table(model, registry.spec(model).dim) for model in settings.embeddings.models),
+        *(embeddings_table(model, spec.dim) for model, spec in models.items()),
     ]

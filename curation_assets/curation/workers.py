@@ -8,9 +8,10 @@ from curation_assets.curation.pieces import Result, Row
 from curation_assets.curation.reading import ObjectRef, reading
 from curation_assets.curation.source_object import SourceObject
 from curation_assets.media.errors import MediaError
-from curation_assets.media.frames import FrameSetSpec, SampledSet, SampleSpan, sample_frames
+from curation_assets.media.frames import SampledSet, sample_frames
 from curation_assets.media.motion import MotionSpec, PixelScores
 from curation_assets.media.packets import PacketIndex, index_packets
+from curation_assets.media.plan import FrameSetSpec, SampleSpan
 from curation_assets.media.probe import VideoHeader, probe_header
 from curation_assets.media.spans import fixed_stride_spans
 from curation_assets.schemas import names
@@ -195,10 +196,7 @@ def sample_piece(job: SampleJob) -> Result:
 
 def frame_row(item: SampledSet, video_id: str) -> Row:
     """Build the row of one frame set."""
-    if not item.frames:
-        outcome = Outcome.NO_FRAMES
-    else:
-        outcome = Outcome.TRUNCATED if item.num_missing else Outcome.OK
+    outcome = Outcome.NO_FRAMES if not item.frames else Outcome.TRUNCATED if item.num_missing else Outcome.OK
     return {
         "row_id": item_row_id(video_id, item.span_id, item.name),
         "outcome": outcome.value,

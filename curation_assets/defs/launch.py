@@ -97,12 +97,15 @@ def launch(
             result = job.execute_in_process(tags=tags, **arguments)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         runs = instance.get_runs(RunsFilter(tags=tags, statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]))
-        for run in runs:
+        for started in runs:
+            instance.report_run_canceled(started)
+        return LaunchResult([started.run_id for started in runs], is_interrupted=True)
+    if _is_interrupted(result):  # execute_in_process records it as a failure
+        run = instance.get_run_by_id(result.run_id)
+        if run is not None:
             instance.report_run_canceled(run)
-        return LaunchResult([run.run_id for run in runs], is_interrupted=True)
-    run = instance.get_run_by_id(result.run_id)
-    is_interrupted = run is not None and run.status is DagsterRunStatus.CANCELED
-    return LaunchResult([result.run_id], [] if is_interrupted else _errors(result), is_interrupted)
+        return LaunchResult([result.run_id], is_interrupted=True)
+    return LaunchResult([result.run_id], _errors(result))
 
 
 def end_orphans(instance: dg.DagsterInstance) -> None:
@@ -153,14 +156,23 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
         if event.event_type is DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
             failure = data.user_failure_data.description if data.user_failure_data else None
-            error = data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
+            error = _root_cause(event)
             errors.append(failure or (error.message.strip() if error else "a step failed"))
-        elif event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION:
-            check = event.event_specific_data
-            if check.check_name == "source_readable" and not check.passed:
-                errors.append(check.description or "a source could not be read")
-        elif event.event_type is DagsterEventType.RUN_FAILURE and not errors and event.message:
-            errors.append(event.message)
+    for check in result.get_asset_check_evaluations():
+        if check.check_name == "source_readable" and not check.passed:
+            errors.append(check.description or "a source could not be read")
+    if not result.success and not errors:
+        errors.append(f"run {result.run_id} failed; the UI shows its log")
     return list(dict.fromkeys(errors))
+
+
+def _root_cause(event: dg.DagsterEvent) -> Any:
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error
+
+
+def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    failures = (event for event in result.all_events if event.event_type is DagsterEventType.STEP_FAILURE)
+    return any((error := _root_cause(event)) and error.cls_name == DagsterExecutionInterruptedError.__name__ for event in failures)

@@ -51,7 +51,9 @@ class _KeyResult:
     checks: dict[str, list[CheckOutcome]]
 
 
-def materialize(context: dg.AssetExecutionContext, curation: CurationResource, stage: CurationStage) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+def materialize(
+    context: dg.AssetExecutionContext, curation: CurationResource, stage: CurationStage
+) -> Iterator[dg.MaterializeResult[None]]:
     """Bring the selected tables of a stage up to date for every partition key of the step, and report each to Dagster.
 
     One key: its table's content hash is the data version. Several keys: each gets its own metadata, and the version is of the batch.

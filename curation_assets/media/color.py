@@ -83,16 +83,16 @@ class FrameScaler:
         Returns:
             uint8 (height_px, width_px, 3), contiguous.
         """
-        frame = self._without_alpha(frame)
+        turns, frame = _quarter_turns(frame), _without_alpha(frame)
         if is_hdr(frame):
-            signal = self._scale(frame, "rgb48le", height_px, width_px, _matrix(frame))
+            signal = self._scale(frame, "rgb48le", height_px, width_px, _matrix(frame), turns)
             rgb = tone_map(
                 signal.astype(np.float32) / np.float32(65535),
                 is_pq=int(frame.color_trc) == _PQ,
                 is_bt2020=int(frame.color_primaries) == _BT2020,
             )
         else:
-            rgb = self._scale(frame, "rgb24", height_px, width_px, _matrix(frame))
+            rgb = self._scale(frame, "rgb24", height_px, width_px, _matrix(frame), turns)
             if _is_limited_gray(frame):
                 rgb = _expand_range()[rgb]
         return np.ascontiguousarray(rgb)
@@ -108,13 +108,14 @@ class FrameScaler:
         Returns:
             uint8 (height_px, width_px).
         """
-        frame = self._without_alpha(frame)
+        turns, frame = _quarter_turns(frame), _without_alpha(frame)
         # One matrix on both sides lets luma pass as it is; swscale would otherwise convert to the luma of BT.601.
-        luma = self._scale(frame, "gray", height_px, width_px, Colorspace.ITU601)
+        luma = self._scale(frame, "gray", height_px, width_px, Colorspace.ITU601, turns)
         return _expand_range()[luma] if _is_limited_gray(frame) else luma
 
-    def _scale(self, frame: VideoFrame, pix_fmt: str, height_px: int, width_px: int, matrix: Colorspace | None) -> npt.NDArray[Any]:
-        turns = _quarter_turns(frame)
+    def _scale(
+        self, frame: VideoFrame, pix_fmt: str, height_px: int, width_px: int, matrix: Colorspace | None, turns: int
+    ) -> npt.NDArray[Any]:
         if turns % 2:
             height_px, width_px = width_px, height_px
         shrinks = height_px <= frame.height and width_px <= frame.width
@@ -133,18 +134,6 @@ class FrameScaler:
         )
         pixels: npt.NDArray[Any] = scaled.to_ndarray()
         return np.rot90(pixels, turns) if turns else pixels
-
-    def _without_alpha(self, frame: VideoFrame) -> VideoFrame:
-        """Put a frame that has transparent parts on black; at full size, for scaling would mix hidden colours in."""
-        if not any(component.is_alpha for component in frame.format.components):
-            return frame
-        rgba = (
-            VideoReformatter().reformat(frame, format="rgba", src_colorspace=_matrix(frame), interpolation=_EXACT, threads=1).to_ndarray()
-        )
-        alpha = rgba[..., 3:].astype(np.uint16)
-        opaque = VideoFrame.from_ndarray(((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8), format="rgb24")
-        opaque.pts, opaque.time_base = frame.pts, frame.time_base
-        return opaque
 
 
 def tone_map(signal: npt.NDArray[np.float32], *, is_pq: bool, is_bt2020: bool) -> npt.NDArray[np.uint8]:
@@ -190,6 +179,17 @@ def _hlg_to_nits(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
     nits: npt.NDArray[np.float32] = np.float32(_HLG_PEAK_NITS) * np.maximum(luminance, 1e-9)[..., None] ** np.float32(0.2) * scene
     return nits
+
+
+def _without_alpha(frame: VideoFrame) -> VideoFrame:
+    """Put a frame that has transparent parts on black; at full size, for scaling would mix hidden colours in."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return frame
+    rgba = VideoReformatter().reformat(frame, format="rgba", src_colorspace=_matrix(frame), interpolation=_EXACT, threads=1).to_ndarray()
+    alpha = rgba[..., 3:].astype(np.uint16)
+    opaque = VideoFrame.from_ndarray(((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8), format="rgb24")
+    opaque.color_trc, opaque.color_primaries = frame.color_trc, frame.color_primaries
+    return opaque
 
 
 def _matrix(frame: VideoFrame) -> Colorspace | None:

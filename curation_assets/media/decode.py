@@ -81,12 +81,12 @@ def decode_targets(source: MediaSource, *, index: PacketIndex, targets: list[int
         for run in plan_runs(index, targets):
             attempt = _Attempt(reader, run)
             yield from attempt.decode(may_skip=True)
-            lost = tuple(attempt.missing.values())
+            lost = tuple(sorted(attempt.missing))
             if lost and not attempt.damage:
                 # No error, and yet no frame: the container marked a keyframe too early. From further back the decoder may get there.
-                attempt = _Attempt(reader, DecodeRun(_earlier_start(index, run.start), max(lost) + 1, lost))
+                attempt = _Attempt(reader, DecodeRun(_earlier_start(index, run.start), lost[-1] + 1, lost))
                 yield from attempt.decode(may_skip=False)
-            for position in attempt.missing.values():
+            for position in sorted(attempt.missing):
                 yield DecodedTarget(position, None, attempt.problem or "the decoder gave no frame")
     finally:
         reader.close()
@@ -170,7 +170,7 @@ class _Attempt:
 
     reader: _PacketReader
     run: DecodeRun
-    missing: dict[int, int] = field(init=False)  # pts -> position of targets that have not come out, or not intact
+    missing: set[int] = field(init=False)  # targets that have not come out, or not intact
     damage: list[int] = field(default_factory=list)  # positions
     problem: str = ""
     _entries: dict[int, int] = field(init=False)
@@ -179,9 +179,8 @@ class _Attempt:
     _shown_pts: int = -(2**63)
 
     def __post_init__(self) -> None:
-        index = self.reader.index
-        self.missing = {int(index.pts[t]): t for t in self.run.targets}
-        self._entries = entry_points(index, list(self.run.targets))
+        self.missing = set(self.run.targets)
+        self._entries = entry_points(self.reader.index, list(self.run.targets))
 
     def decode(self, *, may_skip: bool) -> Iterator[DecodedTarget]:
         """Feed the run's packets and yield the targets that come out intact."""
@@ -204,6 +203,8 @@ class _Attempt:
             if packet.is_corrupt:
                 self._note_damage(position, "a damaged packet")
                 continue
+            # Frames carry the pts of their packet. The position in its place tells frames apart whose pts are the same.
+            packet.pts = position
             yield from self._take(self._feed(context, packet, position))
         context.skip_frame = "DEFAULT"
         if self.missing:
@@ -222,15 +223,15 @@ class _Attempt:
 
     def _take(self, frames: list[VideoFrame]) -> Iterator[DecodedTarget]:
         """Look at frames that came out, keep the targets among them."""
+        pts = self.reader.index.pts
         for frame in frames:
             if frame.pts is None:
                 continue
+            position, frame.pts = frame.pts, int(pts[frame.pts])
             self._shown_pts = max(self._shown_pts, frame.pts)
-            position = self.missing.get(frame.pts)
             if frame.is_corrupt:
-                found = np.flatnonzero(self.reader.index.pts == frame.pts)
-                self._note_damage(int(found[0]) if found.size else self.run.start, "the decoder marks a frame as corrupt")
-            elif position is not None:
+                self._note_damage(position, "the decoder marks a frame as corrupt")
+            elif position in self.missing:
                 self._held.append((position, frame))
         if self._held:
             yield from self._release(self._shown_pts)
@@ -242,7 +243,7 @@ class _Attempt:
             if self._ready_pts[position] > shown_pts:
                 waiting.append((position, frame))
             elif not any(self._entries[position] <= place <= position for place in self.damage):
-                del self.missing[int(self.reader.index.pts[position])]
+                self.missing.discard(position)
                 yield DecodedTarget(position, frame)
         self._held = waiting
 

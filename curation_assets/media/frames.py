@@ -206,7 +206,7 @@ class _OpenSpan:
     motion: MotionSpec | None
     scored_ranks: set[int]
     ranks_left: set[int]
-    luma_size: tuple[int, int] | None = None
+    display_size: tuple[int, int] | None = None
     num_missing: int = 0
     problem: str = ""
     is_hdr_tone_mapped: bool = False
@@ -242,12 +242,21 @@ class _OpenSpan:
                 if rank in open_set.wanted:
                     open_set.add(rank, picture)
                     self.is_hdr_tone_mapped |= picture.is_hdr
-        if self.scorer is not None and self.motion is not None and rank in self.scored_ranks:
-            if picture is not None and self.luma_size is None:
-                height_px, width_px = picture.display_size
-                self.luma_size = self.motion.luma_size(height_px=height_px, width_px=width_px)
-            luma = None if picture is None or self.luma_size is None else picture.luma(self.luma_size)
-            self.scorer.add(rank, luma)
+        if rank in self.scored_ranks:
+            self._score(rank, picture)
+
+    def _score(self, rank: int, picture: _Picture | None) -> None:
+        """Hand the luma of one frame to the scorer. Its size is what the first frame asks for, should the video change its own."""
+        if self.scorer is None or self.motion is None:
+            return
+        if picture is None:
+            self.scorer.add(rank, None)
+            return
+        height_px, width_px = self.display_size = self.display_size or picture.display_size
+        fine_luma = None
+        if self.scorer.is_fine_wanted(rank):
+            fine_luma = picture.luma(self.motion.fine_luma_size(height_px=height_px, width_px=width_px))
+        self.scorer.add(rank, picture.luma(self.motion.luma_size(height_px=height_px, width_px=width_px)), fine_luma=fine_luma)
 
     def finish(self) -> SampledSpan:
         """Close the span."""

@@ -5,7 +5,8 @@ rate) frame rate enters. Definitions, for luma from 0 (black) to 1 (white):
 
 - A pair is two neighbouring grid points. Its motion is the mean over the cells of the grid, outside the letterbox, of the absolute difference of the
   cells' mean luma. A frame that serves two neighbouring points makes a pair without motion. `motion_mean` and `motion_p95` are taken over the pairs.
-- A pair is still when no cell differs by more than 0.02: a cell averages some hundred source pixels, so encoding noise and grain stay below that.
+- A pair is still when at most 1% of the cells differ by more than 0.03: a cell averages some hundred source pixels, so encoding noise and grain stay
+  below that.
 - A frame is black when at least 98% of its cells are darker than 0.1 (the thresholds of FFmpeg's blackdetect).
 - Sharpness is the variance of the Laplacian of a frame without its dark margins, about once per second; black frames have none.
 - The letterbox is made of the rows and columns at the edges that stay darker than 0.1 in every frame. Bars count only in opposite pairs, the thinner at
@@ -20,8 +21,10 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-_CELL_PX = 8
-_STILL_DIFFERENCE = 0.02
+_CELL_PX = 4  # side of a cell in the luma pictures
+_FINE_SCALE = 2  # sharpness is measured on pictures this much larger: detail that most viewers see is gone in the small ones
+_STILL_DIFFERENCE = 0.03
+_STILL_CELL_SHARE = 0.01
 _BLACK_LUMA = 0.1
 _BLACK_CELL_SHARE = 0.98
 _MIN_SHARP_PX = 16
@@ -54,6 +57,11 @@ class MotionSpec:
         """Return (height, width) in pixels of the luma pictures for a video displayed with this size."""
         short, long = (side * _CELL_PX for side in self.grid)
         return (long, short) if height_px > width_px else (short, long)
+
+    def fine_luma_size(self, *, height_px: int, width_px: int) -> tuple[int, int]:
+        """Return (height, width) in pixels of the larger luma pictures, from which sharpness is measured."""
+        height, width = self.luma_size(height_px=height_px, width_px=width_px)
+        return height * _FINE_SCALE, width * _FINE_SCALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +116,17 @@ class PixelScorer:
         """Numbers of the frames that `add` waits for."""
         return tuple(self._place)
 
-    def add(self, rank: int, luma: npt.NDArray[np.uint8] | None) -> None:
+    def is_fine_wanted(self, rank: int) -> bool:
+        """Say whether sharpness is measured on this frame: about one per second."""
+        return rank in self._sharp_ranks
+
+    def add(self, rank: int, luma: npt.NDArray[np.uint8] | None, *, fine_luma: npt.NDArray[np.uint8] | None = None) -> None:
         """Take one frame, each once, in any order.
 
         Args:
             rank: the frame's number.
             luma: uint8, of the size that `MotionSpec.luma_size` gives; None when the frame is missing, which leaves out its pairs.
+            fine_luma: uint8, of the size that `MotionSpec.fine_luma_size` gives, when `is_fine_wanted`.
         """
         place = self._place[rank]
         cells = None
@@ -121,7 +134,7 @@ class PixelScorer:
             cells = _cell_means(luma)
             self._pair_sums += [0.0] * self._repeats[place]
             self._num_still += self._repeats[place]
-            self._measure_frame(luma, cells, is_sharpness_wanted=rank in self._sharp_ranks)
+            self._measure_frame(luma, cells, fine_luma)
         self._cells[place] = cells
         for first in (place - 1, place):
             if first in self._cells and first + 1 in self._cells:
@@ -151,7 +164,7 @@ class PixelScorer:
             num_pairs=num_pairs,
         )
 
-    def _measure_frame(self, luma: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32], *, is_sharpness_wanted: bool) -> None:
+    def _measure_frame(self, luma: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32], fine_luma: npt.NDArray[np.uint8] | None) -> None:
         self._num_frames += 1
         is_black = bool(np.mean(cells < _BLACK_LUMA) >= _BLACK_CELL_SHARE)
         self._num_black += is_black
@@ -161,9 +174,8 @@ class PixelScorer:
         else:
             np.maximum(self._row_peaks, row_peaks, out=self._row_peaks)
             np.maximum(self._column_peaks, column_peaks, out=self._column_peaks)
-        if is_sharpness_wanted and not is_black:
-            (top, bottom), (left, right) = _margins(row_peaks), _margins(column_peaks)
-            picture = luma[top : luma.shape[0] - bottom, left : luma.shape[1] - right]
+        if fine_luma is not None and not is_black:
+            picture = fine_luma[_inside_margins(fine_luma.max(axis=1)), _inside_margins(fine_luma.max(axis=0))]
             if min(picture.shape) >= _MIN_SHARP_PX:
                 self._sharpness.append(_laplacian_variance(picture))
 
@@ -172,7 +184,7 @@ class PixelScorer:
             return
         difference = np.abs(second - first)
         self._pair_sums.append(float(difference.sum()))
-        self._num_still += bool(difference.max() <= _STILL_DIFFERENCE)
+        self._num_still += bool(np.mean(difference > _STILL_DIFFERENCE) <= _STILL_CELL_SHARE)
 
     def _letterbox_share(self) -> float | None:
         if self._row_peaks is None or self._column_peaks is None:
@@ -183,7 +195,7 @@ class PixelScorer:
 
 
 def _cell_means(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Average over cells of 8 x 8 pixels: uint8 (H, W) -> float32 (H / 8, W / 8), 0 to 1."""
+    """Average over cells of 4 x 4 pixels: uint8 (H, W) -> float32 (H / 4, W / 4), 0 to 1."""
     rows, columns = luma.shape[0] // _CELL_PX, luma.shape[1] // _CELL_PX
     by_row = luma.reshape(rows, _CELL_PX, columns * _CELL_PX).sum(axis=1, dtype=np.uint16)
     means: npt.NDArray[np.float32] = by_row.reshape(rows, columns, _CELL_PX).sum(axis=2, dtype=np.uint16) * np.float32(
@@ -196,13 +208,21 @@ def _laplacian_variance(luma: npt.NDArray[np.uint8]) -> float:
     """Variance of the 4-neighbour Laplacian, of luma as 0 to 1."""
     values = luma.astype(np.int16)
     laplacian = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * values[1:-1, 1:-1]
-    return float(laplacian.var(dtype=np.float64)) / 255**2
+    # In whole numbers: exact, and several times faster than ndarray.var.
+    total, squares = int(laplacian.sum(dtype=np.int64)), int(np.square(laplacian, dtype=np.int32).sum(dtype=np.int64))
+    return (squares - total**2 / laplacian.size) / laplacian.size / 255**2
 
 
 def _margins(peaks: npt.NDArray[np.uint8]) -> tuple[int, int]:
     """Count the dark lines before the first and after the last that is not dark; (0, 0) when all are."""
     bright = np.flatnonzero(peaks >= 255 * _BLACK_LUMA)
     return (int(bright[0]), len(peaks) - 1 - int(bright[-1])) if bright.size else (0, 0)
+
+
+def _inside_margins(peaks: npt.NDArray[np.uint8]) -> slice:
+    """Lines between the dark margins, without the two where margin and picture mix."""
+    before, after = _margins(peaks)
+    return slice(before + 2 if before else 0, len(peaks) - (after + 2 if after else 0))
 
 
 def _picture_share(peaks: npt.NDArray[np.uint8]) -> float:

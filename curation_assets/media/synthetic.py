@@ -67,9 +67,8 @@ def paint_scene(scene: Scene, *, width_px: int, height_px: int) -> Iterator[npt.
     ground = _texture(random, width_px + margin, height_px)
     hues = random.uniform(0, 1, 3)
     low, high = (_colour(hues[0], 0.55, 0.25), _colour(hues[0] + 0.1, 0.5, 0.85))
-    picture = low + (high - low) * ground[..., None]
-    light = np.linspace(random.uniform(0.7, 1.0), random.uniform(0.7, 1.0), height_px)[:, None, None]
-    y, x = np.mgrid[0:height_px, 0:width_px].astype(np.float32)
+    light = np.linspace(random.uniform(0.7, 1.0), random.uniform(0.7, 1.0), height_px, dtype=np.float32)[:, None, None]
+    picture = np.clip((low + (high - low) * ground[..., None]) * light * 255, 0, 255).astype(np.uint8)
     shapes = [
         (
             random.uniform(0, 1, 2),
@@ -82,17 +81,12 @@ def paint_scene(scene: Scene, *, width_px: int, height_px: int) -> Iterator[npt.
     ]
     pan_px = random.choice([-1, 1]) * margin * min(1.0, scene.speed * scene.num_frames)
     for number in range(scene.num_frames):
-        share = number / scene.num_frames
-        at = int(margin / 2 + pan_px * (share - 0.5))
-        frame = picture[:, at : at + width_px] * light
+        at = int(margin / 2 + pan_px * (number / scene.num_frames - 0.5))
+        frame = picture[:, at : at + width_px].copy()
         for centre, motion, radius, colour, is_round in shapes:
-            # shapes bounce off the edges
-            place = 1 - np.abs((centre + motion * number) % 2 - 1)
-            dx, dy = (x - place[0] * width_px) / width_px, (y - place[1] * height_px) / width_px
-            distance = np.hypot(dx, dy) if is_round else np.maximum(np.abs(dx), np.abs(dy))
-            cover = np.clip((radius - distance) * width_px, 0, 1)[..., None]
-            frame = frame * (1 - cover) + colour * cover
-        yield np.clip(frame * 255, 0, 255).astype(np.uint8)
+            place = 1 - np.abs((centre + motion * number) % 2 - 1)  # shapes bounce off the edges
+            _paint_shape(frame, place[0] * width_px, place[1] * height_px, radius * width_px, colour, is_round=bool(is_round))
+        yield frame
 
 
 def paint_scenes(scenes: Iterable[Scene], *, width_px: int, height_px: int) -> Iterator[npt.NDArray[np.uint8]]:
@@ -199,6 +193,19 @@ def _tone(seconds: float) -> Iterator[av.AudioFrame]:
         frame = av.AudioFrame.from_ndarray(wave.astype(np.float32)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = _AUDIO_HZ, at, Fraction(1, _AUDIO_HZ)
         yield frame
+
+
+def _paint_shape(
+    frame: npt.NDArray[np.uint8], x_px: float, y_px: float, radius_px: float, colour: npt.NDArray[np.float32], *, is_round: bool
+) -> None:
+    """Paint a disc or a square into a frame, with soft edges."""
+    left, top = max(0, int(x_px - radius_px) - 1), max(0, int(y_px - radius_px) - 1)
+    part = frame[top : int(y_px + radius_px) + 2, left : int(x_px + radius_px) + 2]
+    dy = np.arange(top, top + part.shape[0], dtype=np.float32)[:, None] - np.float32(y_px)
+    dx = np.arange(left, left + part.shape[1], dtype=np.float32)[None] - np.float32(x_px)
+    distance = np.hypot(dx, dy) if is_round else np.maximum(np.abs(dx), np.abs(dy))
+    cover = np.clip(radius_px - distance, 0, 1)[..., None].astype(np.float32)
+    part[:] = part * (1 - cover) + colour * 255 * cover
 
 
 def _texture(random: np.random.Generator, width_px: int, height_px: int) -> npt.NDArray[np.float32]:

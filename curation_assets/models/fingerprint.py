@@ -23,7 +23,8 @@ from curation_assets.models.embedder import EmbedderSpec
 
 Array = npt.NDArray[np.float64]
 
-NEAR_DUPLICATE_SIMILARITY = 0.65
+NEAR_DUPLICATE_SIMILARITY = 0.7
+"""Recommended threshold: the benchmark has no false pair above it. A higher one finds fewer of the cropped copies, a lower one joins slides of one template."""
 
 # Changing any number below changes the vectors: change `revision` with it.
 _NUM_FRAMES = 8

@@ -94,7 +94,7 @@ if __name__ == "__main__":
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."] + sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout.readline().strip() == "ready"
         children = psutil.Process(parent.pid).children(recursive=True)

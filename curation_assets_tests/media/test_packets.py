@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from curation_assets.media.bitstream import is_shown
 from curation_assets.media.errors import MediaError
 from curation_assets.media.packets import PacketIndex, index_packets, read_packets
 from curation_assets.media.source import open_container
@@ -150,6 +151,22 @@ def test_cut_files_say_so_and_keep_the_rest(made, tmp_path, whole, says):
     assert set(shown) <= set(full.display_pts.tolist())
     assert 0 < len(shown) < len(full.display_pts)
     assert set(shown) <= set(decode(path, index))
+
+
+def test_hidden_frames_are_indexed_but_not_shown(made):
+    index = index_packets(str(made("vp8_hidden")))
+    assert (len(index), len(index.display_pts)) == (55, 50)
+
+
+def test_vp9_alternate_references_are_told_from_shown_frames(made):
+    with av.open(str(made("vp9_hidden"))) as container:
+        stream = container.streams.video[0]
+        split = av.BitStreamFilterContext("vp9_superframe_split", stream)
+        whole = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        container.seek(0)
+        parts = [bytes(part) for packet in container.demux(stream) if packet.size for part in split.filter(packet)]
+    assert (len(whole), sum(is_shown("vp9", memoryview(data)) for data in whole)) == (50, 50)
+    assert (len(parts), sum(is_shown("vp9", memoryview(data)) for data in parts)) == (55, 50)
 
 
 def test_cut_of_audio_after_the_picture_is_no_loss_in_mp4(made):

@@ -113,7 +113,7 @@ def test_copies_are_near(originals: list[tuple[np.ndarray, np.ndarray]], name: s
 def test_other_scenes_of_the_same_kind_are_far() -> None:
     vectors = embed(*(through_codec(scene(seed)) for seed in range(10, 22)))
     others = (vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)]
-    assert others.max() < NEAR_DUPLICATE_SIMILARITY - 0.15
+    assert others.max() < NEAR_DUPLICATE_SIMILARITY - 0.2
     assert abs(others.mean()) < 0.1  # no common part that would lift every pair
 
 
@@ -127,10 +127,10 @@ def test_other_order_in_time_is_less_alike_than_a_copy(originals: list[tuple[np.
     assert similarity(original, original[::-1]) < similarity(original, through_codec(frames[2:])) - 0.1
 
 
-def test_real_video_is_near_itself_and_far_from_others(shared_media: Path) -> None:
+def test_real_video_is_near_itself_and_far_from_others(shared_media: Callable[[str], list[Path]]) -> None:
     clips = []
-    for name in ("bigbuckbunny.mp4", "bikes.mp4", "testvideo.mp4"):
-        with av.open(str(shared_media / "real" / name)) as container:
+    for path in (path for path in shared_media("real") if path.stem in ("bigbuckbunny", "bikes", "testvideo")):
+        with av.open(str(path)) as container:
             decoded = [
                 frame.to_ndarray(format="rgb24", width=256, height=144)
                 for _, frame in zip(range(90), container.decode(video=0), strict=False)
@@ -139,7 +139,7 @@ def test_real_video_is_near_itself_and_far_from_others(shared_media: Path) -> No
     near = [similarity(through_codec(clip), through_codec(clip, options={"crf": "38", "preset": "veryfast"})) for clip in clips]
     assert min(near) >= NEAR_DUPLICATE_SIMILARITY + 0.15
     vectors = embed(*map(through_codec, clips))
-    assert (vectors @ vectors.T)[~np.eye(3, dtype=bool)].max() < 0.5
+    assert (vectors @ vectors.T)[~np.eye(len(clips), dtype=bool)].max() < 0.5
 
 
 def test_featureless_clips_are_near_each_other_and_nothing_else(originals: list[tuple[np.ndarray, np.ndarray]]) -> None:

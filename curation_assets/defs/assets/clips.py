@@ -34,6 +34,6 @@ STAGE = CurationStage(
     check_specs=check_specs(CLIPS, ["failure_rate", "referential_integrity", "source_readable"]),
     backfill_policy=backfill_policy,
 )
-def clips(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult]:
+def clips(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
     """Index and split."""
     yield from materialize(context, curation, STAGE)

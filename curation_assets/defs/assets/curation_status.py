@@ -18,7 +18,7 @@ _MOST_ROWS = 200  # the UI shows the table in one event
     code_version="1",
     description="Outcomes and pending videos per source and table, from the tables themselves; Dagster shows no staleness for settings.",
 )
-def curation_status(context: dg.AssetExecutionContext, curation: CurationResource) -> dg.MaterializeResult:
+def curation_status(context: dg.AssetExecutionContext, curation: CurationResource) -> dg.MaterializeResult[None]:
     """Read every source's tables."""
     warehouse = Warehouse.of(curation.config())
     names = warehouse.registry.sync(curation.config())

@@ -42,7 +42,7 @@ def build_embeddings(model: str) -> dg.AssetsDefinition:
     checks = check_specs(table.spec, ["failure_rate", "referential_integrity", "unit_norms", "source_readable"])
 
     @dg.multi_asset(name=table.spec.view, specs=[spec], check_specs=checks, backfill_policy=backfill_policy)
-    def embeddings(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult]:
+    def embeddings(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Embed."""
         yield from materialize(context, curation, stage)
 

@@ -55,7 +55,7 @@ def build_frame_sets(scorers: list[str]) -> dg.AssetsDefinition:
         checks += check_specs(CLIP_SCORES_PIXELS, _CHECKS)
 
     @dg.multi_asset(name="frame_sets", specs=specs, check_specs=checks, can_subset=with_scores, backfill_policy=backfill_policy)
-    def frame_sets(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult]:
+    def frame_sets(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Decode once."""
         yield from materialize(context, curation, STAGE)
 

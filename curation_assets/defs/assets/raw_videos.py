@@ -32,6 +32,6 @@ STAGE = CurationStage(
     check_specs=check_specs(RAW_VIDEOS, ["failure_rate", "source_readable"]),
     backfill_policy=backfill_policy,
 )
-def raw_videos(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult]:
+def raw_videos(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
     """List and probe."""
     yield from materialize(context, curation, STAGE)

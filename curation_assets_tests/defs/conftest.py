@@ -1,0 +1,54 @@
+"""A folder with settings, two sources, and a Dagster instance."""
+
+import shutil
+
+import dagster as dg
+import pytest
+import yaml
+
+from curation_assets.curation.sources import SourceRegistry
+from curation_assets.curation.warehouse import Warehouse
+from curation_assets.defs.partitions import sync_partitions
+from curation_assets.settings import load_config
+from curation_assets_tests import makevideo
+
+
+@pytest.fixture(scope="session")
+def two_videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    makevideo.make_cuts(folder / "cuts.mp4", seconds=2, scenes=2)
+    makevideo.make_text(folder / "text.mp4")
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path, two_videos, monkeypatch):
+    """Settings with the sources a, b and c, registered."""
+    for name in ("a", "b", "c"):
+        shutil.copytree(two_videos, tmp_path / "videos" / name)
+    tree = {
+        "warehouse": "warehouse",
+        "sources": {name: {"uri": f"videos/{name}"} for name in ("a", "b", "c")},
+        "clips": {"splitter": {"clip_len_s": 2}},
+        "engine": {"workers": 0},
+    }
+    (tmp_path / "curation.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.delenv("CURATION_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def registry(workplace) -> SourceRegistry:
+    config = load_config(workplace / "curation.yaml")
+    registry = Warehouse.of(config).registry
+    registry.sync(config)
+    return registry
+
+
+@pytest.fixture
+def instance(registry):
+    with dg.DagsterInstance.ephemeral() as instance:
+        sync_partitions(instance, registry.names())
+        yield instance

@@ -1,0 +1,155 @@
+"""The definitions: what there is, and how a run goes through it."""
+
+import base64
+import re
+
+import dagster as dg
+import pytest
+
+from curation_assets.definitions import build_defs
+from curation_assets.defs.launch import RANGE_END, RANGE_START
+from curation_assets.defs.partitions import sync_partitions
+
+ASSETS = ["clip_scores/pixels", "clips", "curation_status", "embeddings/fingerprint", "frame_sets", "raw_videos"]
+PARTITIONED = [name for name in ASSETS if name != "curation_status"]
+
+
+def test_asset_keys(workplace):
+    definitions = build_defs()
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    assert sorted("/".join(key.path) for key in graph.get_all_asset_keys()) == ASSETS
+
+
+def test_every_asset_is_described(workplace):
+    graph = build_defs().resolve_asset_graph()
+    policies = set()
+    for name in PARTITIONED:
+        node = graph.get(dg.AssetKey(name.split("/")))
+        assert node.description
+        assert node.owners
+        assert node.kinds
+        assert node.group_name != "default"
+        assert node.code_version
+        columns = node.metadata["dagster/column_schema"].columns
+        assert all(column.description for column in columns)
+        policies.add(node.backfill_policy)
+    assert len(policies) == 1
+
+
+def test_unselected_models_have_no_asset(workplace):
+    keys = {"/".join(key.path) for key in build_defs(overrides={"embeddings": {"models": []}}).resolve_asset_graph().get_all_asset_keys()}
+    assert "embeddings/fingerprint" not in keys
+
+
+def curate(instance, **arguments):
+    return build_defs().resolve_job_def("curate_source").execute_in_process(instance=instance, raise_on_error=False, **arguments)
+
+
+def events(result, name):
+    return [event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(name.split("/"))]
+
+
+def test_one_partition(instance):
+    result = curate(instance, partition_key="a")
+    assert result.success
+    for name in PARTITIONED:
+        (event,) = events(result, name)
+        metadata = event.materialization.metadata
+        assert metadata["dagster/row_count"].value > 0
+        assert metadata["seconds"].value >= 0
+        assert "num_failed" in metadata
+        assert "outcomes" in metadata
+    sheet = events(result, "clips")[0].materialization.metadata["look"].value
+    data = re.search(r"data:image/jpeg;base64,([^)]+)", sheet).group(1)
+    assert base64.b64decode(data)[:2] == b"\xff\xd8"
+    assert len(data) < 100_000
+    assert "image/svg+xml" in events(result, "clip_scores/pixels")[0].materialization.metadata["look"].value
+    checks = {(check.asset_key.to_user_string(), check.check_name): check.passed for check in result.get_asset_check_evaluations()}
+    assert checks.pop(("raw_videos", "failure_rate")) is False  # one of two files is a text file
+    assert all(checks.values())
+    assert ("embeddings/fingerprint", "unit_norms") in checks
+    assert ("frame_sets", "referential_integrity") in checks
+
+
+def versions(instance, key):
+    return {
+        name: instance.get_latest_data_version_record(dg.AssetKey(name.split("/")), partition_key=key).event_log_entry.tags[
+            "dagster/data_version"
+        ]
+        for name in PARTITIONED
+    }
+
+
+def test_a_second_run_changes_no_data_version(instance):
+    assert curate(instance, partition_key="a").success
+    before = versions(instance, "a")
+    assert curate(instance, partition_key="a").success
+    assert versions(instance, "a") == before
+
+
+def test_several_partitions_in_one_run(instance):
+    result = curate(instance, tags={RANGE_START: "a", RANGE_END: "c"})
+    assert result.success
+    for name in PARTITIONED:
+        materialized = events(result, name)
+        assert sorted(event.partition for event in materialized) == ["a", "b", "c"]
+        assert all(event.materialization.metadata["dagster/row_count"].value > 0 for event in materialized)
+
+
+def test_any_set_of_sources_in_one_run(instance, workplace):
+    job = build_defs().resolve_job_def("curate_sources")
+    config = {"ops": {"curate_sources_op": {"config": {"partition_names": ["c", "a"]}}}}
+    assert job.execute_in_process(instance=instance, run_config=config).success
+    for name in PARTITIONED:
+        assert instance.get_materialized_partitions(dg.AssetKey(name.split("/"))) == {"a", "c"}
+    only = {"ops": {"curate_sources_op": {"config": {"partition_names": ["b"], "asset_names": ["raw_videos"]}}}}
+    assert job.execute_in_process(instance=instance, run_config=only).success
+    assert instance.get_materialized_partitions(dg.AssetKey("raw_videos")) == {"a", "b", "c"}
+    assert instance.get_materialized_partitions(dg.AssetKey("clips")) == {"a", "c"}
+
+
+def test_one_of_the_two_tables_of_a_decode(instance):
+    assert curate(instance, partition_key="a", asset_selection=[dg.AssetKey("raw_videos"), dg.AssetKey("clips")]).success
+    result = curate(instance, partition_key="a", asset_selection=[dg.AssetKey(["clip_scores", "pixels"])])
+    assert result.success
+    assert not events(result, "frame_sets")
+    assert events(result, "clip_scores/pixels")[0].materialization.metadata["dagster/row_count"].value > 0
+
+
+def test_an_unreadable_source_fails_alone(instance, workplace):
+    (workplace / "videos" / "b").rename(workplace / "elsewhere")
+    alone = curate(instance, partition_key="b")
+    assert not alone.success
+    together = curate(instance, tags={RANGE_START: "a", RANGE_END: "c"})
+    assert together.success
+    failed = [check for check in together.get_asset_check_evaluations() if check.check_name == "source_readable" and not check.passed]
+    assert failed
+    assert "no such folder" in failed[0].description
+    embedded = events(together, "embeddings/fingerprint")
+    rows = {event.partition: event.materialization.metadata.get("dagster/row_count") for event in embedded}
+    assert rows["a"].value > 0
+    assert rows["c"].value > 0
+
+
+def test_launchpad_overrides_apply_to_one_run(instance, workplace):
+    run_config = {"resources": {"curation": {"config": {"settings": {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}}}}}}
+    result = curate(instance, partition_key="a", run_config=run_config)
+    assert events(result, "clips")[0].materialization.metadata["num_ok"].value == 4
+    result = curate(instance, partition_key="a")
+    assert events(result, "clips")[0].materialization.metadata["num_ok"].value == 2
+
+
+def test_curation_status_counts_pending(instance):
+    graph_job = build_defs().resolve_implicit_global_asset_job_def()
+    assert curate(instance, partition_key="a", asset_selection=[dg.AssetKey("raw_videos")]).success
+    result = graph_job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("curation_status")])
+    metadata = events(result, "curation_status")[0].materialization.metadata
+    assert metadata["num_pending"].value == 4  # one good video, four later tables
+    assert "| a | clips |" in metadata["status"].value
+
+
+@pytest.mark.parametrize("names", [["b", "d"], ["a"], []])
+def test_partitions_follow_the_registry(instance, names):
+    sync_partitions(instance, names)
+    assert sorted(instance.get_dynamic_partitions("video_source")) == names

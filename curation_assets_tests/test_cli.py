@@ -1,0 +1,315 @@
+"""The command line: documents, exit codes, messages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import curation_assets
+from curation_assets import cli
+from curation_assets_tests import makevideo
+
+SPLIT = ["--set", "clips.splitter.clip_len_s=2"]
+INLINE = ["--set", "engine.workers=0", *SPLIT]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "a b").mkdir()
+    makevideo.make_cuts(folder / "a b" / "cuts é.mp4", seconds=2, scenes=2)
+    makevideo.make_vfr(folder / "vfr.mkv", seconds=4)
+    makevideo.make_text(folder / "text.mp4")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.delenv("CURATION_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def call(place, monkeypatch, capsys):
+    """Run the command line in this process; gives the exit code, stdout and stderr."""
+
+    def run(*words):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["curation-assets", *map(str, words)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = error.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_run_then_everything_else(call, place, samples):
+    code, out, err = call("run", "--source", f"mine={samples}", "--json", "--set", "engine.workers=0")
+    assert code == 0, err
+    document = json.loads(out)
+    assert len(document["run_ids"]) == 1
+    assert document["seconds"] > 0
+    tables = document["sources"][0]["tables"]
+    assert document["sources"][0]["source"] == "mine"
+    assert list(tables) == ["raw_videos", "clips", "frame_sets", "clip_scores", "embeddings_fingerprint"]
+    assert tables["raw_videos"] == {"outcomes": {"not_a_video": 1, "ok": 2}, "pending": 0}
+    assert tables["clips"]["pending"] == 0
+    assert (place / "curation.yaml").exists()
+    assert (place / "warehouse").is_dir()
+
+    code, out, _ = call("status", "--json")
+    assert code == 0
+    assert json.loads(out)["sources"][0]["tables"] == tables
+    assert json.loads(out)["corpus"] == {}
+
+    code, out, _ = call("failures", "--json")
+    (failure,) = json.loads(out)
+    assert set(failure) == {"source", "table", "video_id", "clip_id", "key", "outcome", "detail"}
+    assert (failure["table"], failure["key"], failure["outcome"]) == ("raw_videos", "text.mp4", "not_a_video")
+
+    code, out, _ = call("sql", "--json", "select key, codec, last_modified from raw_videos where outcome = 'ok' order by key")
+    rows = json.loads(out)
+    assert [row["key"] for row in rows] == ["a b/cuts é.mp4", "vfr.mkv"]
+    assert rows[0]["last_modified"].endswith(("Z", "+00:00"))
+
+    code, out, _ = call("sql", "--json", "select clip_id, kept, reject_reason from clip_scores")
+    clips = json.loads(out)
+    assert all(row["kept"] and row["reject_reason"] is None for row in clips)
+
+    code, out, _ = call("why", clips[0]["clip_id"], "--json")
+    story = json.loads(out)
+    assert story["clip"]["clip_id"] == clips[0]["clip_id"]
+    assert story["scores"]["kept"] is True
+    assert story["embeddings"]["embeddings_fingerprint"]["outcome"] == "ok"
+    code, out, _ = call("why", clips[0]["clip_id"])
+    assert "kept    yes" in out
+
+    with curation_assets.connect() as connection:
+        assert connection.sql("select count(*) from clips").fetchall()[0][0] == len(clips)
+        shape = connection.sql("select distinct len(embedding) from embeddings_fingerprint").fetchall()
+        assert len(shape) == 1
+    frames = curation_assets.open_table("frame_sets", "mine").to_table(columns=["frames"], filter="NOT is_header").to_pylist()
+    assert all(frame[:2] == b"\xff\xd8" for row in frames for frame in row["frames"])
+
+    code, out, _ = call("run", "--json", "--set", "engine.workers=0")
+    assert code == 0
+    assert json.loads(out)["sources"][0]["tables"] == tables
+
+
+def test_thresholds_are_applied_when_they_are_read(call, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    Path("curation.yaml").write_text("clip_scores: {thresholds: {min_motion_mean: 0.99}}\n")
+    code, out, _ = call("sql", "--json", "select kept, reject_reason from clip_scores")
+    assert code == 0
+    assert {(row["kept"], row["reject_reason"]) for row in json.loads(out)} == {(False, "low_motion")}
+    clip = json.loads(call("sql", "--json", "select clip_id from clips limit 1")[1])[0]["clip_id"]
+    assert "no: low_motion" in call("why", clip)[1]
+
+
+def test_dry_run_writes_nothing(call, place, samples):
+    code, out, _ = call("run", "--source", f"mine={samples}", "--dry-run", "--json")
+    assert code == 0
+    (estimate,) = json.loads(out)["sources"]
+    assert (estimate["num_objects"], estimate["num_new"]) == (3, 3)
+    assert estimate["hours"] * 3600 == pytest.approx(8, rel=0.2)
+    assert estimate["bytes_to_read"] == sum(path.stat().st_size for path in samples.rglob("*.m*"))
+    assert estimate["seconds"] > 0
+    assert list(place.iterdir()) == []
+
+
+def test_limit_select_and_config_anywhere(call, place, samples):
+    (place / "other.yaml").write_text(f"warehouse: ./elsewhere\nsources:\n  mine: {{uri: '{samples}'}}\n")
+    code, out, err = call("run", "--json", "--limit", "1", "--select", "raw_videos", "--config", "other.yaml", *INLINE)
+    assert code == 0, err
+    tables = json.loads(out)["sources"][0]["tables"]
+    assert sum(tables["raw_videos"]["outcomes"].values()) == 1
+    assert tables["clips"]["outcomes"] == {}
+    assert (place / "elsewhere").is_dir()
+    assert not (place / "warehouse").exists()
+    assert call("--config", "other.yaml", "status", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--set", "clips.spliter.x=1"], "did you mean 'splitter'"),
+        (["run", "--set", "clips"], "write KEY=VALUE"),
+        (["run", "--config", "nothing.yaml"], "does not exist"),
+        (["run"], "there is no source yet"),
+        (["run", "--source", "nowhere"], "no source named 'nowhere'"),
+        (["run", "--source", "../up=."], "source name"),
+        (["run", "--bogus"], "bogus"),
+        (["why", "no-such-clip"], "no clip"),
+        (["sql", "select * from clip"], "views: "),
+        (["sql", "selec 1"], "syntax error"),
+        (["run", "--set", "embeddings.models=[fingerprin]", "--source", "x=."], "fingerprint"),
+        (["run", "--set", "storage_options={aws_secret_access_key: x}"], "environment"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_2(call, words, message):
+    code, out, err = call(*words)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_select_that_matches_nothing(call, samples):
+    code, _, err = call("run", "--source", f"mine={samples}", "--select", "clipz")
+    assert code == 2
+    assert "embeddings/fingerprint" in err
+
+
+def test_unreadable_source_is_exit_3(call, place):
+    code, _, err = call("run", "--source", "gone=./not-there", *INLINE)
+    assert code == 3
+    assert "not-there: no such folder" in err
+    assert "Traceback" not in err
+
+
+def test_unwritable_warehouse_is_exit_3(call, place, samples):
+    (place / "file").write_text("in the way")
+    code, _, err = call("run", "--source", f"mine={samples}", "--set", "warehouse=./file/warehouse", *INLINE)
+    assert code == 3
+    assert "file" in err
+    assert "Traceback" not in err
+
+
+def test_max_failed_fraction_is_exit_1(call, samples):
+    code, _, err = call("run", "--source", f"mine={samples}", "--set", "max_failed_fraction=0.01", *INLINE)
+    assert code == 1
+    assert "max_failed_fraction" in err
+
+
+def test_sources(call, place, samples):
+    assert (
+        call("sources", "add", "mine", samples, "--set", "clips.splitter.clip_len_s=1", "--set", "clips.splitter.min_clip_len_s=0.5")[0]
+        == 0
+    )
+    (listed,) = json.loads(call("sources", "list", "--json")[1])
+    assert (listed["name"], listed["uri"]) == ("mine", str(samples))
+    assert call("sources", "add", "bad", samples, "--set", "clips.x=1")[0] == 2
+    assert call("sources", "add", "bad", samples, "--option", "aws_session_token=x")[0] == 2
+    _code, out, _ = call("run", "--json", "--set", "engine.workers=0")
+    assert json.loads(out)["sources"][0]["tables"]["clips"]["outcomes"]["ok"] == 8
+    assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
+    assert json.loads(call("sources", "list", "--json")[1]) == []
+    assert not [path for path in (place / "warehouse" / "tables").rglob("*") if path.is_file()]
+    assert call("sources", "remove", "mine")[0] == 2
+
+
+def test_two_sources_and_not_neighbours(call, place, samples, tmp_path):
+    for name in ("a", "b", "c"):
+        call("sources", "add", name, samples)
+    code, out, _ = call("run", "--source", "a", "--source", "c", "--json", *INLINE)
+    assert code == 0
+    done = {item["source"]: item["tables"] for item in json.loads(out)["sources"]}
+    assert set(done) == {"a", "c"}
+    assert all(tables["clips"]["outcomes"]["ok"] == 3 for tables in done.values())
+    status = {item["source"]: item["tables"] for item in json.loads(call("status", "--json")[1])["sources"]}
+    assert status["b"]["raw_videos"]["outcomes"] == {}
+
+
+def test_config_schema_and_check(call, place):
+    schema = json.loads(call("config", "schema")[1])
+    assert "warehouse" in schema["properties"]
+    assert call("config", "check")[0] == 0
+    (place / "curation.yaml").write_text("clips: {splitter: {clip_len_s: -1}}\n")
+    code, _, err = call("config", "check")
+    assert code == 2
+    assert "clips.splitter.clip_len_s" in err
+    (place / "curation.yaml").write_text("- a list\n")
+    assert call("config", "check")[0] == 2
+
+
+def test_doctor(call):
+    code, out, _ = call("doctor", "--json")
+    findings = {item["what"]: item for item in json.loads(out)}
+    assert code == 0
+    assert findings["warehouse"]["level"] == "ok"
+    assert "libx264" in findings["FFmpeg"]["seen"]
+
+
+COMMAND = [sys.executable, "-c", "from curation_assets.cli import main; main()"]
+
+
+def start(place, *words):
+    environment = {key: value for key, value in os.environ.items() if key not in ("DAGSTER_HOME", "CURATION_CONFIG")}
+    return subprocess.Popen([*COMMAND, *words], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def versions(place):
+    with curation_assets.connect(config=str(place / "curation.yaml")) as connection:
+        return {
+            view: connection.sql(f"select * from {view} order by all").fetchall()
+            for view in ("clips", "frame_sets", "clip_scores", "embeddings_fingerprint")
+        }
+
+
+@pytest.mark.slow
+def test_killed_anywhere_the_next_run_ends_the_same(place, samples, tmp_path_factory):
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    words = ("run", "--source", f"mine={samples}", "--set", "engine.clips_per_chunk=1", *SPLIT)
+    with start(undisturbed, *words) as process:
+        assert process.wait(120) == 0, process.stderr.read()
+    for pause_s in (2.5, 3.5, 4.5, 5.5):
+        with start(place, *words) as process:
+            time.sleep(pause_s)
+            process.kill()
+    with start(place, *words) as process:
+        _out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert versions(place) == versions(undisturbed)
+    # no run of a killed command line is left as running in Dagster's own tables
+    with dg.DagsterInstance.from_config(str(place)) as instance:
+        statuses = {run.status for run in instance.get_runs()}
+    assert statuses <= {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
+
+
+@pytest.mark.slow
+def test_two_runs_at_once(place, samples):
+    words = ("run", "--source", f"mine={samples}", "--json", *SPLIT)
+    first, second = start(place, *words), start(place, *words)
+    for process in (first, second):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert json.loads(out)["sources"][0]["tables"]["clips"]["outcomes"] == {"ok": 3}
+    rows = versions(place)
+    assert len(rows["clips"]) == 3
+    assert len(rows["embeddings_fingerprint"]) == 5
+
+
+@pytest.mark.slow
+def test_interrupt_is_exit_130_and_leaves_nothing_running(place, tmp_path):
+    (place / "videos").mkdir()
+    makevideo.make_cfr(place / "videos" / "0.mp4", seconds=30, size=(640, 360))
+    for number in range(1, 12):
+        os.link(place / "videos" / "0.mp4", place / "videos" / f"{number}.mp4")
+    process = start(place, "run", "--source", "mine=./videos")
+    while "clips 12 of 12" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(1)  # in the middle of the decoding
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert time.monotonic() - started < 8
+    assert "Traceback" not in err
+    with dg.DagsterInstance.from_config(str(place)) as instance:
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.CANCELED}
