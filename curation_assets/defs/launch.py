@@ -158,9 +158,8 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
             failure = data.user_failure_data.description if data.user_failure_data else None
             error = _root_cause(event)
             errors.append(failure or (error.message.strip() if error else "a step failed"))
-    for check in result.get_asset_check_evaluations():
-        if check.check_name == "source_readable" and not check.passed:
-            errors.append(check.description or "a source could not be read")
+    unread = [check for check in result.get_asset_check_evaluations() if check.check_name == "source_readable" and not check.passed]
+    errors += [check.description or "a source could not be read" for check in unread]
     if not result.success and not errors:
         errors.append(f"run {result.run_id} failed; the UI shows its log")
     return list(dict.fromkeys(errors))

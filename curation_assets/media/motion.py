@@ -198,17 +198,18 @@ def _cell_means(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Average over cells of 4 x 4 pixels: uint8 (H, W) -> float32 (H / 4, W / 4), 0 to 1."""
     rows, columns = luma.shape[0] // _CELL_PX, luma.shape[1] // _CELL_PX
     by_row = luma.reshape(rows, _CELL_PX, columns * _CELL_PX).sum(axis=1, dtype=np.uint16)
-    means: npt.NDArray[np.float32] = by_row.reshape(rows, columns, _CELL_PX).sum(axis=2, dtype=np.uint16) * np.float32(
-        1 / (255 * _CELL_PX**2)
-    )
-    return means
+    # Sums of whole strided rows are several times faster than a sum over a short last axis.
+    sums: npt.NDArray[np.uint16] = np.sum([by_row[:, k::_CELL_PX] for k in range(_CELL_PX)], axis=0, dtype=np.uint16)
+    return np.multiply(sums, 1 / (255 * _CELL_PX**2), dtype=np.float32)
 
 
 def _laplacian_variance(luma: npt.NDArray[np.uint8]) -> float:
-    """Variance of the 4-neighbour Laplacian, of luma as 0 to 1."""
+    """Variance of the 4-neighbour Laplacian in every second row, of luma as 0 to 1. In whole numbers: exact, and faster than ndarray.var."""
     values = luma.astype(np.int16)
-    laplacian = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * values[1:-1, 1:-1]
-    # In whole numbers: exact, and several times faster than ndarray.var.
+    rows = values[1:-1:2]
+    laplacian = rows[:, 1:-1] * np.int16(-4)
+    for neighbour in (values[:-2:2, 1:-1], values[2::2, 1:-1], rows[:, :-2], rows[:, 2:]):
+        laplacian += neighbour
     total, squares = int(laplacian.sum(dtype=np.int64)), int(np.square(laplacian, dtype=np.int32).sum(dtype=np.int64))
     return (squares - total**2 / laplacian.size) / laplacian.size / 255**2
 
