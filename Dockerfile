@@ -3,14 +3,13 @@
 # Videos go into data/videos, the warehouse and Dagster's state lie in data/ too.
 FROM python:3.12-slim AS build
 WORKDIR /build
-COPY pyproject.toml constraints.txt README.md LICENSE dagster.yaml ./
+COPY pyproject.toml constraints.txt README.md LICENSE dagster.yaml workspace.yaml ./
 COPY curation_assets ./curation_assets
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[ui]'
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 curator && install -d -o curator /data
 COPY --from=build /venv /venv
-COPY workspace.yaml dagster.yaml /data/
 ENV PATH=/venv/bin:$PATH DAGSTER_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
 USER curator
 WORKDIR /data

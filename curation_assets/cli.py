@@ -622,7 +622,7 @@ def demo(context: click.Context, folder: Path) -> None:
 def ui(context: click.Context, host: str, port: int) -> None:
     """Start Dagster's UI, daemon and code location for the settings' warehouse (dagster dev)."""
     from curation_assets.curation.warehouse import Warehouse
-    from curation_assets.defs.instance import ensure_instance_file
+    from curation_assets.defs.instance import ensure_instance_file, shipped_file
 
     path, loaded = _config(context)
     dagster = shutil.which("dagster", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -631,11 +631,11 @@ def ui(context: click.Context, host: str, port: int) -> None:
     if not os.environ.get("DAGSTER_HOME"):
         ensure_instance_file(Path.cwd())
     _sync_partitions(Warehouse.of(loaded).registry.sync(loaded))
-    location = ["-w", "workspace.yaml"] if Path("workspace.yaml").is_file() else ["-m", "curation_assets.definitions"]
+    workspace = Path("workspace.yaml") if Path("workspace.yaml").is_file() else shipped_file("workspace.yaml")
     environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
     if path is not None:
         environment["CURATION_CONFIG"] = str(path)
-    os.execve(dagster, [dagster, "dev", *location, "-h", host, "-p", str(port)], environment)
+    os.execve(dagster, [dagster, "dev", "-w", str(workspace), "-h", host, "-p", str(port)], environment)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,13 @@ _CLASS_MEANING = {
 
 def render() -> str:
     """Write the page."""
-    specs = [RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS, *(embeddings_table(name, registry.spec(name).dim) for name in registry.names())]
+    specs = [
+        RAW_VIDEOS,
+        CLIPS,
+        FRAME_SETS,
+        CLIP_SCORES_PIXELS,
+        *(embeddings_table(name, registry.spec(name).dim) for name in registry.names()),
+    ]
     lines = [
         "# Tables",
         "",
@@ -41,7 +47,12 @@ def render() -> str:
     for spec in specs:
         lines += ["", f"## {spec.asset} (view `{spec.view}`)", "", *_table(spec.columns, shown=spec.view_columns)]
         if spec is CLIP_SCORES_PIXELS:
-            lines += ["", "The view adds, from the thresholds in the settings at the time of the query:", "", *_table((KEPT, REJECT_REASON), shown=())]
+            lines += [
+                "",
+                "The view adds, from the thresholds in the settings at the time of the query:",
+                "",
+                *_table((KEPT, REJECT_REASON), shown=()),
+            ]
         lines += ["", f"The view has: {_names(spec)}."]
     lines += ["", "## Outcomes", "", "| class | codes | means |", "|---|---|---|"]
     lines += [f"| {kind.value} | {', '.join(f'`{code}`' for code in codes(kind))} | {_CLASS_MEANING[kind]} |" for kind in OutcomeClass]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from curation_assets.curation.incremental import needs_work
-from curation_assets.curation.raw_videos import expected_fingerprint, is_video_name
+from curation_assets.curation.raw_videos import distinct_videos, expected_fingerprint
 from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.source_object import SourceObject
 from curation_assets.curation.sources import list_objects
@@ -18,7 +18,6 @@ from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import is_usable
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
-from curation_assets.storage.layout import video_id
 
 _NUM_PROBES = 16
 # Measured with benchmarks/whole_path.py on 720p x264: CPU seconds per second of video. Only used until this source has been worked on.
@@ -65,8 +64,7 @@ def estimate_run(run: SourceRun) -> Estimate:
     new: dict[str, SourceObject] = {}
     seen: set[str] = set()
     for page in list_objects(run.record):
-        objects = {video_id(run.source, item.key): item for item in page if is_video_name(item.key, settings.extensions)}
-        seen.update(objects)
+        objects = distinct_videos(run, page, seen)
         expected = {identity: expected_fingerprint(item, settings) for identity, item in objects.items()}
         for identity in needs_work(expected, known, retry_failed=run.retry_failed):
             if run.limit is None or len(new) < run.limit:

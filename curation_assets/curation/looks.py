@@ -34,6 +34,7 @@ _THUMB_PX = (160, 90)
 _LABEL_PX = 14
 _MOST_VECTORS = 2000  # pairs grow with the square
 _NUM_BINS = 20
+_NARROWEST = 1e-3
 
 
 def look_at_videos(run: SourceRun) -> str | None:
@@ -163,7 +164,10 @@ def histogram(title: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
     """Draw a histogram as SVG; returns a Markdown image."""
     if not len(values):
         return f"{title}: no values"
-    counts, edges = np.histogram(values, bins=_NUM_BINS)
+    low, high = float(values.min()), float(values.max())
+    if high - low < _NARROWEST * max(1.0, abs(low)):  # all but equal: bins of no width cannot be made
+        low, high = low - _NARROWEST, low + _NARROWEST
+    counts, edges = np.histogram(values, bins=_NUM_BINS, range=(low, high))
     top = max(1, int(counts.max()))
     bars = "".join(
         f'<rect x="{10 + 20 * i}" y="{90 - 70 * int(n) / top:.1f}" width="18" height="{70 * int(n) / top:.1f}" fill="#4f43dd"/>'

@@ -40,7 +40,7 @@ def update_raw_videos(run: SourceRun) -> StageReport:
         def plans() -> Iterator[Plan]:
             nonlocal num_unchanged
             for page in list_objects(run.record):
-                objects = _distinct(run, page, seen)
+                objects = distinct_videos(run, page, seen)
                 expected = {identity: expected_fingerprint(item, settings) for identity, item in objects.items()}
                 work = needs_work(expected, known, retry_failed=run.retry_failed)
                 num_unchanged += len(expected) - len(work)
@@ -58,7 +58,7 @@ def update_raw_videos(run: SourceRun) -> StageReport:
     return report
 
 
-def _distinct(run: SourceRun, page: Sequence[SourceObject], seen: set[str]) -> dict[str, SourceObject]:
+def distinct_videos(run: SourceRun, page: Sequence[SourceObject], seen: set[str]) -> dict[str, SourceObject]:
     """Keep a page's videos by id. Two names that differ only in Unicode form are one key: the first in the listing's order counts."""
     objects: dict[str, SourceObject] = {}
     for item in page:
@@ -83,7 +83,7 @@ def is_video_name(key: str, extensions: Sequence[str]) -> bool:
 def expected_fingerprint(item: SourceObject, settings: RawVideosSettings) -> str:
     """Hash what an object's row is made from."""
     limits = settings.limits.model_dump(mode="json")
-    return fingerprint("raw_videos", CODE_VERSION, item.uri, item.etag, item.size_bytes, item.regions_ns, limits)
+    return fingerprint("raw_videos", CODE_VERSION, item.uri, item.etag, item.size_bytes, item.regions_ns, item.outcome, limits)
 
 
 def _plan(run: SourceRun, identity: str, item: SourceObject, expected: str) -> Plan:

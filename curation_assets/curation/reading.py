@@ -14,7 +14,7 @@ from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import EngineSettings
 from curation_assets.storage.cache import ObjectCache
 from curation_assets.storage.errors import Forbidden, NotFound, ObjectChanged, StoreError
-from curation_assets.storage.objects import ObjectStore, open_store, split_uri
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, open_store, split_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,16 @@ def reading(ref: ObjectRef, *, whole: bool) -> Iterator[Any]:
     """
     try:
         store, key = open_object(ref.uri, ref.storage_options)
-        _check_version(store, key, ref)
+        info = _check_version(store, key, ref)
         path = store.local_path(key)
         if path is not None:
             yield str(path)
         elif whole:
             folder = Path(ref.cache_dir) if ref.cache_dir else Path(tempfile.gettempdir()) / "curation-assets-cache"
-            with ObjectCache(folder, max_bytes=ref.cache_bytes).fetch(store, key, etag=ref.etag) as cached:
+            with ObjectCache(folder, max_bytes=ref.cache_bytes).fetch(store, key, etag=ref.etag, size_bytes=info.size_bytes) as cached:
                 yield str(cached)
         else:
-            yield store.open_reader(key)
+            yield store.open_reader(key, info=info)
         _check_version(store, key, ref)
     except NotFound as error:
         raise MediaError(Outcome.VANISHED, str(error)) from error
@@ -71,12 +71,12 @@ def open_object(uri: str, storage_options: Mapping[str, str]) -> tuple[ObjectSto
     """Open the store that holds one object, and give the object's key there."""
     scheme, bucket, key = split_uri(uri)
     if scheme == "file":
-        folder, _, name = key.rpartition("/")
-        return open_store(folder or "/", options=storage_options), name
+        return open_store("/", options=storage_options), key.lstrip("/")  # one key, so that odd names of folders are spelled back too
     return open_store(f"{scheme}://{bucket}", options=storage_options), key
 
 
-def _check_version(store: Any, key: str, ref: ObjectRef) -> None:
-    etag = store.head(key).etag
-    if etag != ref.etag:
-        raise MediaError(Outcome.CHANGED, f"the object is another version now ({etag}, listed as {ref.etag}); the next run takes it")
+def _check_version(store: ObjectStore, key: str, ref: ObjectRef) -> ObjectInfo:
+    info = store.head(key)
+    if info.etag != ref.etag:
+        raise MediaError(Outcome.CHANGED, f"the object is another version now ({info.etag}, listed as {ref.etag}); the next run takes it")
+    return info

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from curation_assets.schemas.outcomes import Outcome
+
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
@@ -13,8 +15,10 @@ class SourceObject:
     Attributes:
         key: key below the root, or the manifest's entry, Unicode NFC.
         uri: where it lies, spelled as the store spells it.
-        etag: version tag; "" for an object that a manifest names and the store does not have.
+        etag: version tag; "" for an object that cannot be looked up.
         regions_ns: spans [start, end) that a manifest limits it to, or None.
+        outcome: why the listing alone says that it cannot be read, or None.
+        detail: that reason in words.
     """
 
     key: str
@@ -23,3 +27,5 @@ class SourceObject:
     etag: str
     last_modified: datetime | None
     regions_ns: tuple[tuple[int, int], ...] | None = None
+    outcome: Outcome | None = None
+    detail: str | None = None

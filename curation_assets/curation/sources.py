@@ -13,8 +13,9 @@ from typing import Any
 
 from curation_assets.curation.reading import open_object
 from curation_assets.curation.source_object import SourceObject
+from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import Config, SettingsError, SourceSettings
-from curation_assets.storage.errors import NotFound
+from curation_assets.storage.errors import Forbidden, NotFound, StoreError, Unavailable
 from curation_assets.storage.layout import Layout, check_source_name
 from curation_assets.storage.objects import ObjectInfo, ObjectStore, child_uri, open_store
 
@@ -22,6 +23,8 @@ MANIFEST_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 _KEY_COLUMNS = ("key", "uri", "url", "path")
 _PAGE = 1000
 _HEAD_THREADS = 16
+
+Regions = tuple[tuple[int, int], ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,45 +125,84 @@ def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:
         yield [_object(info, key=info.key, uri=store.uri(info.key)) for info in page]
 
 
-def _object(info: ObjectInfo, *, key: str, uri: str, regions_ns: tuple[tuple[int, int], ...] | None = None) -> SourceObject:
-    return SourceObject(unicodedata.normalize("NFC", key), uri, info.size_bytes, info.etag, info.last_modified, regions_ns)
+def _object(info: ObjectInfo, *, key: str, uri: str, regions_ns: Regions = None) -> SourceObject:
+    key = unicodedata.normalize("NFC", key)
+    if not info.etag:
+        modified = info.last_modified
+        return SourceObject(key, uri, 0, "", modified, regions_ns, Outcome.VANISHED, "a link to a file that does not exist")
+    return SourceObject(key, uri, info.size_bytes, info.etag, info.last_modified, regions_ns)
 
 
 def _list_manifest(record: SourceRecord) -> Iterator[list[SourceObject]]:
     store, name = open_object(record.uri, record.storage_options)
-    entries = _read_manifest(store.get(name), name)
+    items = list(_read_manifest(store.get(name), record.uri).items())
     folder = record.uri.rpartition("/")[0]
 
     def look_up(entry: tuple[str, list[tuple[int, int]]]) -> SourceObject:
         key, regions = entry
-        uri = key if "://" in key or key.startswith("/") else child_uri(folder, key)
-        regions_ns = tuple(sorted(regions)) or None
-        try:
-            holder, item = open_object(uri, record.storage_options)
-            return _object(holder.head(item), key=key, uri=uri, regions_ns=regions_ns)
-        except NotFound:
-            return SourceObject(unicodedata.normalize("NFC", key), uri, 0, "", None, regions_ns)
+        return _look_up(key, folder, tuple(sorted(regions)) or None, record.storage_options)
 
-    items = list(entries.items())
     with ThreadPoolExecutor(_HEAD_THREADS) as threads:
         for start in range(0, len(items), _PAGE):
-            yield list(threads.map(look_up, items[start : start + _PAGE]))
+            page = list(threads.map(look_up, items[start : start + _PAGE]))
+            if all(item.outcome is Outcome.FORBIDDEN for item in page):
+                raise Forbidden(f"{record.uri}: none of its objects may be read; the first: {page[0].detail}")
+            yield page
+
+
+def _look_up(key: str, folder: str, regions_ns: Regions, storage_options: dict[str, str]) -> SourceObject:
+    """Look one entry of a manifest up; what is wrong with one entry is said of that entry.
+
+    Raises:
+        Unavailable: the store cannot be reached, which says nothing about the object.
+    """
+    outcome = Outcome.VANISHED
+    details = []
+    # A manifest and the store may spell an accent differently; the store's spelling is the one that reads.
+    for spelling in dict.fromkeys([key, unicodedata.normalize("NFC", key), unicodedata.normalize("NFD", key)]):
+        uri = _entry_uri(spelling, folder)
+        try:
+            store, name = open_object(uri, storage_options)
+            return _object(store.head(name), key=key, uri=uri, regions_ns=regions_ns)
+        except NotFound as error:
+            details.append(f"the manifest names it, the store does not have it: {error}")
+        except Unavailable:
+            raise
+        except (StoreError, ValueError) as error:  # ValueError: a scheme that is no store's, a key that no store takes
+            outcome = Outcome.FORBIDDEN if isinstance(error, Forbidden) else Outcome.UNSUPPORTED
+            details = [str(error)]
+            break
+    return SourceObject(unicodedata.normalize("NFC", key), _entry_uri(key, folder), 0, "", None, regions_ns, outcome, details[0])
+
+
+def _entry_uri(key: str, folder: str) -> str:
+    return key if "://" in key or key.startswith("/") else child_uri(folder, key)
 
 
 def _read_manifest(data: bytes, name: str) -> dict[str, list[tuple[int, int]]]:
-    """Read the entries of a manifest: key -> regions. The same key may come several times, with one region each."""
+    """Read the entries of a manifest: key -> regions. The same key may come several times, with one region each; once without one, it is taken whole."""
     entries: dict[str, list[tuple[int, int]]] = {}
+    spelled: dict[str, str] = {}
+    whole: set[str] = set()
     for number, row in enumerate(_manifest_rows(data, name), start=1):
+        if not isinstance(row, dict):
+            raise SettingsError(f"{name}: entry {number} is neither a key nor an object with a key: {row!r}")
         key = next((row[column] for column in _KEY_COLUMNS if row.get(column)), None)
         if not isinstance(key, str):
             raise SettingsError(f"{name}: entry {number} has no {', '.join(_KEY_COLUMNS[:-1])} or {_KEY_COLUMNS[-1]}: {row!r}")
+        key = spelled.setdefault(unicodedata.normalize("NFC", key), key)
         regions = entries.setdefault(key, [])
-        if (region := _region(row, name, number)) is not None:
+        region = _region(row, name, number)
+        if region is None:
+            whole.add(key)
+        elif region not in regions:
             regions.append(region)
-    return entries
+    return {key: [] if key in whole else regions for key, regions in entries.items()}
 
 
-def _manifest_rows(data: bytes, name: str) -> Iterator[dict[str, Any]]:
+def _manifest_rows(data: bytes, name: str) -> Iterator[Any]:
+    if not data:
+        raise SettingsError(f"{name}: the manifest has no bytes; an upload may be under way. Nothing of the source was changed")
     try:
         if name.lower().endswith(".parquet"):
             import pyarrow.parquet
@@ -173,9 +215,9 @@ def _manifest_rows(data: bytes, name: str) -> Iterator[dict[str, Any]]:
             if not isinstance(rows, list):
                 raise SettingsError(f"{name}: expected a JSON array of keys or of objects with a key, found {type(rows).__name__}")
         elif name.lower().endswith((".jsonl", ".ndjson")):
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
-            rows = list(csv.DictReader(io.StringIO(text)))
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         yield from ({"key": row} if isinstance(row, str) else row for row in rows)
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors
         if isinstance(error, SettingsError):
@@ -190,7 +232,7 @@ def _region(row: dict[str, Any], name: str, number: int) -> tuple[int, int] | No
     try:
         start_ns = round(float(start or 0) * 1e9)
         end_ns = round(float(end) * 1e9) if end not in (None, "") else 2**62
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SettingsError(f"{name}: entry {number}: start_s and end_s must be seconds, got {start!r} and {end!r}") from error
     if not 0 <= start_ns < end_ns:
         raise SettingsError(f"{name}: entry {number}: the span [{start}, {end}) is empty or starts before zero")

@@ -34,8 +34,8 @@ class ProbeJob:
 def probe_object(job: ProbeJob) -> Result:
     """Probe one object's header and judge it by the limits."""
     item = job.item
-    if not item.etag:
-        return probe_result(item, Outcome.VANISHED, "the manifest names it, the store does not have it")
+    if item.outcome is not None:
+        return probe_result(item, item.outcome, item.detail)
     if item.key.lower().endswith(PARTIAL_ENDINGS):
         return probe_result(
             item, Outcome.PARTIAL_UPLOAD, "the name says that the upload is under way; it is taken when it has its final name"
@@ -214,14 +214,18 @@ def frame_row(item: SampledSet, video_id: str) -> Row:
 
 
 def _score_row(clip_id: str, scores: PixelScores) -> Row:
-    values = asdict(scores)
-    is_scored = any(value is not None for value in values.values())
+    is_scored = scores.num_frames > 0
     return {
         "row_id": clip_id,
         "clip_id": clip_id,
         "outcome": (Outcome.OK if is_scored else Outcome.NO_FRAMES).value,
         "detail": None if is_scored else "no frame of the clip could be decoded",
-        **values,
+        "motion_mean": scores.motion_mean,
+        "motion_p95": scores.motion_p95,
+        "still_share": scores.still_share,
+        "black_share": scores.black_share,
+        "sharpness": scores.sharpness,
+        "letterbox_share": scores.letterbox_share,
     }
 
 

@@ -1,4 +1,4 @@
-"""Instance: the one Dagster instance that the command line and the UI share."""
+"""Instance: the one Dagster instance that the command line and the UI share, and the files that describe it."""
 
 import os
 import shutil
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-_PACKAGED = Path(__file__).parent.parent / "dagster.yaml"  # put there by the wheel
-_CHECKED_OUT = Path(__file__).parent.parent.parent / "dagster.yaml"
+_PACKAGE = Path(__file__).parent.parent
 
 
 def open_instance() -> dg.DagsterInstance:
@@ -21,10 +20,13 @@ def open_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.from_config(str(Path.cwd()))
 
 
-def ensure_instance_file(folder: Path) -> bool:
-    """Write `dagster.yaml` into a folder that has none; returns whether it was written."""
-    target = folder / "dagster.yaml"
-    if target.exists():
-        return False
-    shutil.copyfile(_PACKAGED if _PACKAGED.exists() else _CHECKED_OUT, target)
-    return True
+def ensure_instance_file(folder: Path) -> None:
+    """Write `dagster.yaml` into a folder that has none."""
+    if not (folder / "dagster.yaml").exists():
+        shutil.copyfile(shipped_file("dagster.yaml"), folder / "dagster.yaml")
+
+
+def shipped_file(name: str) -> Path:
+    """Find `dagster.yaml` or `workspace.yaml` as they come with the project: in the wheel, or at the top of a checkout."""
+    in_wheel = _PACKAGE / name
+    return in_wheel if in_wheel.exists() else _PACKAGE.parent / name

@@ -28,7 +28,7 @@ class ObjectInfo:
     Attributes:
         key: literal key below the store's root.
         size_bytes: size.
-        etag: the store's tag without quotes; `size-mtime_ns` for local files (an inode would change with every copy or restore).
+        etag: the store's tag without quotes; `size-mtime_ns` for local files (an inode would change with every copy or restore); "" for a link to nothing.
         last_modified: UTC.
     """
 
@@ -205,16 +205,20 @@ def clean_options(uri: str, options: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"storage option {name!r} is a credential: take it out of the settings and set it in the environment")
     if split_uri(uri)[0] == "file":
         return cleaned
-    endpoint = cleaned.get("aws_endpoint") or cleaned.get("endpoint") or cleaned.get("aws_endpoint_url")
-    endpoint = (
-        endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    )
+    endpoint = endpoint_of({name.removeprefix("aws_"): value for name, value in cleaned.items()})
     plain_http = cleaned.pop("aws_allow_http", None) or ("true" if endpoint.startswith("http://") else None)
     if plain_http:
         cleaned.setdefault("allow_http", plain_http)
     cleaned.setdefault("client_retry_timeout", str(DEFAULT_RETRY_TIMEOUT_S))
     cleaned.setdefault("client_max_retries", str(DEFAULT_MAX_RETRIES))
     return cleaned
+
+
+def endpoint_of(options: Mapping[str, str]) -> str:
+    """Return the endpoint that options (without `aws_` before their names), or else the environment, give; "" for the cloud's own."""
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    given = [options.get("endpoint"), options.get("endpoint_url"), *map(os.environ.get, variables)]
+    return next(filter(None, given), None) or ""
 
 
 def open_store(uri: str, *, options: Mapping[str, str] | None = None) -> ObjectStore:
@@ -229,10 +233,15 @@ def open_store(uri: str, *, options: Mapping[str, str] | None = None) -> ObjectS
         Forbidden: no credentials can be found.
     """
     cleaned = clean_options(uri, options or {})
-    if split_uri(uri)[0] == "file":
+    scheme = split_uri(uri)[0]
+    if scheme == "file":
         from curation_assets.storage.objects_local import LocalStore
 
         return LocalStore(root_uri(uri), options or {})
+    if scheme == "s3":
+        from curation_assets.storage.objects_s3 import S3Objects
+
+        return S3Objects(root_uri(uri), options or {}, cleaned=cleaned)
     from curation_assets.storage.objects_remote import RemoteStore
 
     return RemoteStore(root_uri(uri), options or {}, cleaned=cleaned)

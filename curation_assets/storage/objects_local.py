@@ -61,7 +61,7 @@ def local_etag(status: os.stat_result) -> str:
 
 
 class LocalStore(ObjectStore):
-    """A local folder. Links to files and folders are followed; pipes, sockets and devices are left out; a dangling link is an empty object."""
+    """A local folder. Links to files and folders are followed; pipes, sockets and devices are left out; a dangling link is an empty object without an etag."""
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         super().__init__(root, options)
@@ -134,7 +134,7 @@ class LocalStore(ObjectStore):
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 return None
-            return ObjectInfo(key=key, size_bytes=0, etag="dangling-link", last_modified=datetime.fromtimestamp(status.st_mtime, UTC))
+            return ObjectInfo(key=key, size_bytes=0, etag="", last_modified=datetime.fromtimestamp(status.st_mtime, UTC))
         except OSError as error:
             raise store_error(error, entry.path) from error
         return _info(key, status) if stat.S_ISREG(status.st_mode) else None

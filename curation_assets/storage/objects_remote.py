@@ -1,4 +1,4 @@
-"""RemoteStore: a bucket of S3, Google Cloud Storage or Azure as an object store, through obstore."""
+"""RemoteStore: a bucket of Google Cloud Storage or Azure as an object store, through obstore; S3 writes through it too (`objects_s3`)."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _open(root: str, options: dict[str, str]) -> Any:
     prefix_or_none = prefix or None
     try:
         if scheme == "s3":
-            provider = None if _is_unsigned(options) else _aws_profile(root)
+            provider = None if is_unsigned(options) else _aws_profile(root)
             return S3Store(
                 bucket,
                 prefix=prefix_or_none,
@@ -188,7 +188,8 @@ def _open(root: str, options: dict[str, str]) -> Any:
         raise ValueError(f"{root}: unknown storage option. {_first_line(error)}") from error
 
 
-def _is_unsigned(options: Mapping[str, str]) -> bool:
+def is_unsigned(options: Mapping[str, str]) -> bool:
+    """Say whether requests go without credentials, as to a public bucket."""
     return any(options.get(name, "").lower() in ("true", "1") for name in ("aws_skip_signature", "skip_signature"))
 
 

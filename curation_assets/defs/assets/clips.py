@@ -26,7 +26,7 @@ STAGE = CurationStage(
             CLIPS,
             description="Spans of each video on its own timeline, from one demux; the packet index is kept for the later stages.",
             code_version=CODE_VERSION,
-            group="videos",
+            group="curate_source",
             kinds={"lance", "ffmpeg"},
             deps=[RAW_VIDEOS.asset_key],
         )

@@ -12,7 +12,7 @@ _MOST_ROWS = 200  # the UI shows the table in one event
 
 
 @dg.asset(
-    group_name="status",
+    group_name="corpus",
     owners=OWNERS,
     kinds={"lance"},
     code_version="1",

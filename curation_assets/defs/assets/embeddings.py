@@ -35,7 +35,7 @@ def build_embeddings(model: str) -> dg.AssetsDefinition:
         table.spec,
         description=f"Vectors of {registry.spec(model).name} ({registry.spec(model).dim}-d, unit length) per clip and per video, from the stored frames.",
         code_version=table.code_version,
-        group="embeddings",
+        group="curate_source",
         kinds={"lance", "numpy"},
         deps=[FRAME_SETS.asset_key],
     )

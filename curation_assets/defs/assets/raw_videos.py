@@ -24,7 +24,7 @@ STAGE = CurationStage(
             RAW_VIDEOS,
             description="Every video object of the source, with its listing and what its header says. Changes are seen by etag.",
             code_version=CODE_VERSION,
-            group="videos",
+            group="curate_source",
             kinds={"lance", "ffmpeg"},
             deps=[],
         )
