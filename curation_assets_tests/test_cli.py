@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,6 +112,38 @@ def test_run_then_everything_else(call, place, samples):
     code, out, _ = call("run", "--json", "--set", "engine.workers=0")
     assert code == 0
     assert json.loads(out)["sources"][0]["tables"] == tables
+
+
+def test_readme_queries_run(call, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    queries = re.findall(r'curation-assets sql "([^"]+)"', text) + re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    assert len(queries) >= 2
+    for query in queries:
+        code, out, err = call("sql", "--json", query)
+        assert code == 0, err
+        assert isinstance(json.loads(out), list)
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    exec(code.replace('"holidays"', '"mine"'), {})  # noqa: S102
+
+
+def test_demo(call, place):
+    code, out, err = call("demo")
+    assert code == 0, err
+    assert "not_a_video" in out
+    assert "truncated" in out
+    commands = [line.split("curation-assets ", 1)[1] for line in out.splitlines() if line.strip().startswith("curation-assets") and " sql " in line]
+    code, out, err = call(*shlex.split(commands[0]), "--json")
+    assert code == 0, err
+    assert {row["key"] for row in json.loads(out)} >= {"hard_cuts.mp4", "phone rotated.mov", "truncated.mp4"}
+    near = "select list_inner_product(a.embedding::float[], b.embedding::float[]) as similarity from embeddings_fingerprint a "
+    near += "join raw_videos x using (video_id), embeddings_fingerprint b join raw_videos y using (video_id) "
+    near += "where a.scope = 'video' and b.scope = 'video' and x.key = 'hard_cuts.mp4' and y.key = '{}'"
+    option = ("--config", "demo/curation.yaml", "--json")
+    (copy,) = json.loads(call("sql", near.format("hard_cuts_again.webm"), *option)[1])
+    (other,) = json.loads(call("sql", near.format("phone rotated.mov"), *option)[1])
+    assert copy["similarity"] > 0.9
+    assert other["similarity"] < 0.7
 
 
 def test_thresholds_are_applied_when_they_are_read(call, samples):

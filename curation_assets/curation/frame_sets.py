@@ -17,7 +17,7 @@ from curation_assets.curation.incremental import Plan, StageReport, batched, on_
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
-from curation_assets.curation.workers import SampleJob, frame_row, sample_failed, sample_piece
+from curation_assets.curation.workers import SampleJob, frame_row, row_ids, sample_failed, sample_piece
 from curation_assets.media.frames import SampledSet
 from curation_assets.media.motion import MotionSpec
 from curation_assets.media.plan import FrameSetSpec
@@ -28,6 +28,7 @@ from curation_assets.schemas.outcomes import Outcome
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import ProcessingSettings
+from curation_assets.storage.tables import RowState
 
 CODE_VERSIONS = {FRAME_SETS.asset: "1", CLIP_SCORES_PIXELS.asset: "1"}
 _VIDEOS_PER_READ = 64
@@ -52,7 +53,11 @@ def update_frame_sets(run: SourceRun, specs: Sequence[TableSpec] = (FRAME_SETS, 
                 videos = read_videos(run, group)
                 for identity in group:
                     fingerprints = {asset: expected[asset].fingerprints[identity] for asset in expected if identity in stale[asset]}
-                    yield _plan(run, videos[identity], fingerprints)
+                    # not when the header is there: it is a retry then, and what failed must be done again
+                    is_new = not any(
+                        identity in headers[asset] and headers[asset][identity].fingerprint == fingerprints[asset] for asset in fingerprints
+                    )
+                    yield _plan(run, videos[identity], fingerprints, is_new=is_new)
 
         progress = run.progress(specs[0], len(work))
         report = run_stage(plans(), stage=_Sampling(), writer=writer, run_pieces=on_engine(run.engine), progress=progress)
@@ -150,7 +155,7 @@ def read_videos(run: SourceRun, group: Sequence[str]) -> dict[str, SplitVideo]:
     }
 
 
-def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str]) -> Plan:
+def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str], *, is_new: bool) -> Plan:
     settings = run.settings
     specs = tuple(frame_set_specs(settings).values()) if FRAME_SETS.asset in fingerprints else ()
     motion = _motion_spec(settings) if CLIP_SCORES_PIXELS.asset in fingerprints else None
@@ -167,7 +172,28 @@ def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str]) -> Pl
         )
         for group, start, end in zip(groups, starts, ends, strict=True)
     ]
+    if is_new and len(pieces) > 1 and not any(spec.scope == "video" for spec in specs):
+        return _resumed(run, Plan(video.video_id, fingerprints, pieces))
     return Plan(video.video_id, fingerprints, pieces)
+
+
+def _resumed(run: SourceRun, plan: Plan) -> Plan:
+    """Leave out the pieces of a long video whose rows an interrupted run has written; the last piece is always done, so that the video ends."""
+    stored = {
+        spec.asset: run.table(spec).unfinished_rows(plan.video_id, plan.fingerprints[spec.asset])
+        for spec in (FRAME_SETS, CLIP_SCORES_PIXELS)
+        if spec.asset in plan.fingerprints
+    }
+    kept: list[Piece] = []
+    resumed: dict[str, list[RowState]] = {asset: [] for asset in stored}
+    for piece in plan.pieces:
+        wanted = row_ids(piece.payload)
+        if piece is not plan.pieces[-1] and all(stored[asset].keys() >= wanted[asset] for asset in stored):
+            for asset, states in resumed.items():
+                states.extend(stored[asset][row_id] for row_id in wanted[asset])
+        else:
+            kept.append(piece)
+    return Plan(plan.video_id, plan.fingerprints, kept, resumed) if len(kept) < len(plan.pieces) else plan
 
 
 class _Sampling:

@@ -21,7 +21,7 @@ from curation_assets.curation.pieces import Piece, Result, Row, run_piece
 from curation_assets.curation.progress import Progress
 from curation_assets.engine.local import Done, Failed
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
-from curation_assets.storage.tables import VideoTable, VideoWrite
+from curation_assets.storage.tables import RowState, VideoTable, VideoWrite
 
 COMMIT_VIDEOS = 64
 COMMIT_BYTES = 64_000_000
@@ -38,11 +38,13 @@ class Plan:
         video_id: whose.
         fingerprints: expected fingerprint by asset, for the tables that need work and no others.
         pieces: at least one.
+        resumed: by asset, the rows that an interrupted run of the same work left: (outcome, detail, content_hash). The pieces are the others then.
     """
 
     video_id: str
     fingerprints: Mapping[str, str]
     pieces: Sequence[Piece]
+    resumed: Mapping[str, Sequence[RowState]] = field(default_factory=dict)
 
 
 class Stage(Protocol):
@@ -104,6 +106,12 @@ class _Video:
         self.hashes: dict[str, list[str]] = {asset: [] for asset in plan.fingerprints}
         self.worst: dict[str, tuple[Outcome, str | None]] = dict.fromkeys(plan.fingerprints, (Outcome.OK, None))
         self.partials: list[Any] = []
+        for asset, rows in plan.resumed.items():
+            self.is_first_commit = False
+            for row in rows:
+                self.hashes[asset].append(row.content_hash or "")
+                if _badness(Outcome(row.outcome)) > _badness(self.worst[asset][0]):
+                    self.worst[asset] = (Outcome(row.outcome), row.detail)
 
     def add(self, result: Result) -> int:
         """Take a piece's rows; return their bytes."""

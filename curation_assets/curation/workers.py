@@ -251,3 +251,13 @@ def sample_failed(job: SampleJob, outcome: Outcome, detail: str) -> Result:
             names.CLIP_SCORES_PIXELS: [{"row_id": clip, "clip_id": clip, **common} for clip in clips],
         },
     )
+
+
+def row_ids(job: SampleJob) -> dict[str, set[str]]:
+    """Say which rows a piece gives, by asset; whole-video sets are no piece's."""
+    clips = [clip for clip, _, _ in job.clips]
+    sets = [item.name for item in job.frame_sets if item.scope == "clip"]
+    return {
+        names.FRAME_SETS: {item_row_id(job.video_id, clip, name) for clip in clips for name in sets},
+        names.CLIP_SCORES_PIXELS: set(clips) if job.motion else set(),
+    }

@@ -17,6 +17,7 @@ import numpy as np
 from curation_assets.media.errors import MediaError
 from curation_assets.media.packets import PacketIndex, read_packets
 from curation_assets.media.plan import DecodeRun, entry_points, plan_runs
+from curation_assets.media.probe import MAX_PIXELS
 from curation_assets.media.source import MediaSource, open_container
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _PacketReader:
         self._container: InputContainer = open_container(self._source)
         stream = next(s for s in self._container.streams.video if s.index == self.index.stream_index)
         self.context: VideoCodecContext = stream.codec_context
+        self.context.options = {"max_pixels": str(MAX_PIXELS)}  # the picture may grow on the way
         self.context.thread_count = self.num_threads
         self.context.thread_type = "FRAME" if self.num_threads > 1 else "NONE"
         self.can_skip = _can_skip(self.context)

@@ -37,6 +37,7 @@ _FIXED = struct.Struct("<4sIiqqqqqBI")  # magic, crc, stream, time base, origin,
 _MAX_PACKETS = 2**31
 # Decode times that fall back by more than this join recordings, as concatenated MPEG-TS and VOB files do; less is a muxer's jitter.
 _JOIN_S = 1
+_MAX_HELD_S = 86_400  # a frame shown for longer than a day stands before damaged times
 # Containers that store no presentation times. FFmpeg makes some up, which are right only where its parser tells B-frames.
 _WITHOUT_PTS = ("avi", "h264", "hevc", "vvc")
 # MPEG-PS has times for some packets alone. FFmpeg guesses the others, and after a seek not as it did from the start.
@@ -251,6 +252,7 @@ def index_packets(source: MediaSource) -> PacketIndex:
         index = _build_index(source, container, stream, columns)
         demuxed = Demuxed.of(container, stream, num_packets=len(index), num_damaged=sum(columns.is_damaged), error=columns.error)
     detail = find_loss(source, demuxed, end_pts=index.end_pts, origin_pts=index.origin_pts)
+    detail = "; ".join(filter(None, [index.detail, detail]))
     return replace(index, is_truncated=bool(detail), detail=detail)
 
 
@@ -329,18 +331,32 @@ def _build_index(source: MediaSource, container: InputContainer, stream: VideoSt
         pts[order] = np.sort(pts[order])
     if not is_displayed.any():
         raise MediaError(Outcome.CORRUPT, f"none of {len(pts)} packets can be shown{': ' + columns.error if columns.error else ''}")
+    num_before = int(is_displayed.sum())
+    most_ticks = int(_MAX_HELD_S / time_base)
+    is_displayed &= _in_largest_run(pts, is_displayed, most_ticks)
+    num_strays = num_before - int(is_displayed.sum())
     shown = np.sort(pts[is_displayed])
     last = np.flatnonzero(is_displayed & (pts == shown[-1]))[-1]
-    if durations[last] > 0:
+    if 0 < durations[last] <= most_ticks:
         last_ticks = int(durations[last])
     else:
         steps = np.diff(shown)
         last_ticks = int(np.median(steps[steps > 0])) if (steps > 0).any() else frame_ticks
     return PacketIndex(
         stream_index=stream.index, time_base=time_base, pts=pts, durations=durations, is_keyframe=is_keyframe, is_displayed=is_displayed,
-        origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail="",
+        origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail=f"{num_strays} frames have times more than a day away from the others" if num_strays else "",
         is_seekable=container.format.name not in _GUESSED_PTS and bool((pts == raw_pts).all()) and len(np.unique(pts)) == len(pts),
     )  # fmt: skip
+
+
+def _in_largest_run(pts: npt.NDArray[np.int64], is_displayed: npt.NDArray[np.bool_], most_ticks: int) -> npt.NDArray[np.bool_]:
+    """Say which packets are in the largest run of frames without a longer pause; a damaged time would make a video of weeks."""
+    shown = np.sort(pts[is_displayed])
+    bounds = np.flatnonzero(np.diff(shown) > most_ticks) + 1
+    runs = np.split(shown, bounds)
+    largest = max(runs, key=len)
+    inside: npt.NDArray[np.bool_] = (pts >= largest[0]) & (pts <= largest[-1])
+    return inside
 
 
 def _join(pts: npt.NDArray[np.int64], dts: npt.NDArray[np.int64], *, join_ticks: int, frame_ticks: int) -> npt.NDArray[np.int64]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _HDR_TRANSFERS = (16, 18)  # SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG), ITU-T H.273 table 3
 # Packets fed to the decoder to get one frame: covers the reorder delay of every codec and a stream that begins with a few undecodable packets.
 _FIRST_FRAME_PACKETS = 64
+MAX_PIXELS = 2**26
+"""Largest picture that is decoded: twice 8K. A header may claim anything, and memory goes with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,10 @@ def probe_header(source: MediaSource) -> VideoHeader:
     with open_container(source) as container:
         stream = best_video_stream(container)
         context = stream.codec_context
+        if context.width * context.height > MAX_PIXELS:
+            raise MediaError(
+                Outcome.UNSUPPORTED, f"pictures of {context.width} x {context.height}; at most {MAX_PIXELS:,} pixels are decoded"
+            )
         frame = _first_frame(container, stream)
         turn_deg = 0 if frame is None else round(-frame.rotation / 90) * 90 % 360
         width_px, height_px = (context.width, context.height) if frame is None else (frame.width, frame.height)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 import lance
 import pyarrow as pa
@@ -62,6 +63,14 @@ class VideoWrite:
     def is_whole(self) -> bool:
         """Whether the batch has all of the video."""
         return self.is_first and self.is_last
+
+
+class RowState(NamedTuple):
+    """What a stored item row says of itself."""
+
+    outcome: str
+    detail: str | None
+    content_hash: str | None
 
 
 class VideoTable:
@@ -121,15 +130,18 @@ class VideoTable:
             digest.update("".join(f"{line}\x1e" for line in lines.to_pylist()).encode())
         return digest.hexdigest()
 
-    def existing_row_ids(self, video_id: str, fingerprint: str) -> set[str]:
-        """List the item rows that an interrupted write of a long video left, so that the next run goes on behind them."""
+    def unfinished_rows(self, video_id: str, fingerprint: str) -> dict[str, RowState]:
+        """Read what the item rows of one video and fingerprint say, by row_id, whether its header is there or not.
+
+        An interrupted write of a long video leaves some, so that the next run goes on behind them.
+        """
         snapshot = self.snapshot()
         if snapshot is None:
-            return set()
+            return {}
         where = f"video_id = {quoted(video_id)} AND fingerprint = {quoted(fingerprint)} AND NOT is_header"
         with lance_errors(self.uri):
-            found = snapshot.dataset.to_table(columns=["row_id"], filter=where)
-        return set(found["row_id"].to_pylist())
+            found = snapshot.dataset.to_table(columns=["row_id", "outcome", "detail", "content_hash"], filter=where)
+        return {row["row_id"]: RowState(row["outcome"], row["detail"], row["content_hash"]) for row in found.to_pylist()}
 
     def commit(self, rows: pa.Table, *, replace: Collection[VideoWrite]) -> None:
         """Write videos, or chunks of them, in one atomic commit.
@@ -249,7 +261,7 @@ class VideoTable:
         for write in finished:
             is_header = pc.and_(rows["is_header"], pc.equal(rows["video_id"], write.video_id))
             num_promised = rows.filter(is_header)["num_rows"][0].as_py()
-            num_found = len(self.existing_row_ids(write.video_id, write.fingerprint))
+            num_found = len(self.unfinished_rows(write.video_id, write.fingerprint))
             if num_found != num_promised:
                 self.delete_videos([write.video_id])
                 raise WriteConflict(

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+from curation_assets.curation import incremental
 from curation_assets.curation.incremental import Plan, StageReport, Writer, on_engine, run_stage
 from curation_assets.curation.pieces import Piece, Result
 from curation_assets.curation.progress import Progress
@@ -159,6 +160,46 @@ def test_a_long_video_in_pieces_equals_one_piece(tmp_path):
     few = next(row for row in rows[0] if row["name"] == "few")
     assert (few["fps"], few["num_frames"]) == (0.25, 3)
     assert all(row["num_frames"] == 1 and row["fps"] is None for row in rows[0] if row["name"] == "middle")
+
+
+def test_a_long_video_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    makevideo.make_b_frames(videos / "long.mp4", seconds=10)
+    settings = {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}, "engine": {"clips_per_chunk": 2}}
+    monkeypatch.setattr(incremental, "COMMIT_INTERVAL_S", 0)  # commit after every piece
+    project = Project(videos, str(tmp_path / "warehouse"), settings)
+    project.run(stages=("raw_videos", "clips"))
+    done: list = []
+
+    class StopsAfterThree(LocalEngine):
+        def map(self, function, items):
+            for result in super().map(function, items):
+                if len(done) == 3:
+                    raise Interrupt
+                done.append(result.item)
+                yield result
+
+    project.engine = StopsAfterThree(workers=0)
+    with pytest.raises(Interrupt):
+        project.run(stages=("frame_sets",))
+    assert project.rows("frame_sets", ["row_id"]) == []  # nobody reads half a video
+    assert project.status()["frame_sets"]["pending"] == 1
+    counted: list = []
+
+    class Counts(LocalEngine):
+        def map(self, function, items):
+            for result in super().map(function, items):
+                counted.append(result.item)
+                yield result
+
+    project.engine = Counts(workers=0)
+    project.run()
+    assert len(counted) == 2  # the pieces that were left
+    undisturbed = Project(videos, str(tmp_path / "undisturbed"), settings)
+    undisturbed.run()
+    assert project.versions() == undisturbed.versions()
+    assert project.work() == NOTHING
 
 
 def test_embeddings_are_of_unit_length_and_the_video_is_the_mean(project):

@@ -48,7 +48,7 @@ def test_an_absent_table_is_empty(root: Root):
     assert table.headers().num_rows == 0
     assert table.headers(("video_id", "work_s")).schema.names == ["video_id", "work_s"]
     assert list(table.scan(["row_id"])) == list(table.scan_blobs(["frames"])) == []
-    assert (table.num_rows(), table.existing_row_ids(vid(1), "f"), table.compact()) == (0, set(), False)
+    assert (table.num_rows(), table.unfinished_rows(vid(1), "f"), table.compact()) == (0, {}, False)
     table.delete_videos([vid(1)])
     assert table.cleanup(timedelta(0)) == 0
 
@@ -104,7 +104,7 @@ def test_a_long_video_in_chunks_is_seen_whole_or_not_at_all(root: Root):
     table.commit(to_table(items(vid(1), "new", range(3))), replace=[VideoWrite(vid(1), "new", is_last=False)])
     assert visible(table) == {vid(2): ("old", 4)}
     assert table.num_rows() == 4
-    assert table.existing_row_ids(vid(1), "new") == {f"{vid(1)}:{i}" for i in range(3)}
+    assert set(table.unfinished_rows(vid(1), "new")) == {f"{vid(1)}:{i}" for i in range(3)}
     table.commit(to_table(items(vid(1), "new", range(3, 6))), replace=[VideoWrite(vid(1), "new", is_first=False, is_last=False)])
     assert visible(table) == {vid(2): ("old", 4)}
     last = [*items(vid(1), "new", range(6, 8)), header(vid(1), "new", 8)]
@@ -117,9 +117,9 @@ def test_a_long_video_started_anew_drops_what_an_interrupted_run_left(local_root
     table = open_table(local_root)
     table.commit(to_table(items(vid(1), "f", range(5))), replace=[VideoWrite(vid(1), "f", is_last=False)])
     table.commit(to_table(items(vid(1), "f", range(2))), replace=[VideoWrite(vid(1), "f", is_last=False)])
-    assert len(table.existing_row_ids(vid(1), "f")) == 2
+    assert len(table.unfinished_rows(vid(1), "f")) == 2
     table.commit(to_table(items(vid(1), "g", range(2))), replace=[VideoWrite(vid(1), "g", is_first=False, is_last=False)])
-    assert table.existing_row_ids(vid(1), "f") == set()
+    assert table.unfinished_rows(vid(1), "f") == {}
 
 
 def test_a_header_without_all_its_rows_is_taken_back(local_root: Root):
