@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curation_assets.storage.views import Warehouse
+    from curation_assets.storage.views import SqlConnection
 
 __all__ = ["connect", "open_table"]
 
 
-def connect(*, config: str | None = None) -> Warehouse:
+def connect(*, config: str | None = None) -> SqlConnection:
     """Open the warehouse for SQL, with DuckDB over the Lance tables.
 
     Only the tables that a query names are opened. The views are those of the README.

@@ -287,9 +287,10 @@ def run_stage(
                 del videos[piece.video_id]
                 for asset in video.plan.fingerprints:
                     report.outcomes[asset][video.header_row(asset)["outcome"]] += 1
-                progress.add(failed=_is_failed(video))
+                progress.add_video(failed=_is_failed(video))
             elif num_bytes:
                 _write(video, writer, is_last=False)
+            progress.add_piece(1 / len(video.plan.pieces))
             if writer.is_full:
                 writer.flush()
     except BaseException as error:

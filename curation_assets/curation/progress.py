@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ProgressUpdate:
-    """State of one stage of one source."""
+    """State of one stage of one source.
+
+    Attributes:
+        num_done: videos that are complete.
+        videos_done: the same, with the done pieces of long videos as fractions.
+        num_total: videos in the work list, as far as it is known.
+    """
 
     stage: str
     source: str
     num_done: int
+    videos_done: float
     num_total: int
     num_failed: int
     seconds: float
@@ -21,17 +28,23 @@ class ProgressUpdate:
     @property
     def rate(self) -> float:
         """Videos per second so far."""
-        return self.num_done / self.seconds if self.seconds > 0 else 0.0
+        return self.videos_done / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at this rate; None before the first is done."""
-        return (self.num_total - self.num_done) / self.rate if self.rate else None
+        """Seconds left at this rate; None before anything is done."""
+        return (self.num_total - self.videos_done) / self.rate if self.rate else None
 
     def __str__(self) -> str:
-        eta = "" if self.eta_s is None or self.num_done == self.num_total else f", about {format_seconds(self.eta_s)} left"
-        failed = f", {self.num_failed} failed" if self.num_failed else ""
-        return f"{self.source}: {self.stage} {self.num_done:,} of {self.num_total:,} videos, {self.rate:.2g} videos/s{failed}{eta}"
+        text = f"{self.source}: {self.stage} {self.num_done:,} of {self.num_total:,} videos"
+        if self.num_done < self.num_total:
+            text += f" ({self.videos_done / self.num_total:.0%})"
+        text += f", {self.rate:.2g} videos/s"
+        if self.num_failed:
+            text += f", {self.num_failed} failed"
+        if self.eta_s is not None and self.num_done < self.num_total:
+            text += f", about {format_seconds(self.eta_s)} left"
+        return text
 
 
 Listener = Callable[[ProgressUpdate], None]
@@ -56,17 +69,26 @@ class Progress:
     interval_s: float = 5.0
     num_done: int = 0
     num_failed: int = 0
+    videos_done: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _told: float = field(default_factory=time.monotonic)
 
-    def add(self, *, failed: bool = False) -> None:
-        """Count one video."""
-        self.num_done += 1
-        self.num_failed += failed
+    def add_piece(self, share: float) -> None:
+        """Count a piece of a video.
+
+        Args:
+            share: the piece's share of its video, 0 to 1.
+        """
+        self.videos_done += share
         now = time.monotonic()
         if now - self._told >= self.interval_s:
             self._told = now
             self._tell(now)
+
+    def add_video(self, *, failed: bool) -> None:
+        """Count a video whose pieces are all done."""
+        self.num_done += 1
+        self.num_failed += failed
 
     def finish(self) -> None:
         """Tell the final state, unless there was nothing to do."""
@@ -75,8 +97,9 @@ class Progress:
 
     def _tell(self, now: float) -> None:
         if self.listener:
+            seconds = max(now - self._started, 1e-9)
             self.listener(
-                ProgressUpdate(self.stage, self.source, self.num_done, self.num_total, self.num_failed, max(now - self._started, 1e-9))
+                ProgressUpdate(self.stage, self.source, self.num_done, self.videos_done, self.num_total, self.num_failed, seconds)
             )
 
 

@@ -23,7 +23,7 @@ def all_specs(config: Config) -> list[TableSpec]:
     return list(specs.values())
 
 
-def connect_config(config: Config) -> views.Warehouse:
+def connect_config(config: Config) -> views.SqlConnection:
     """Open all sources' tables for SQL, lazily."""
     warehouse = Warehouse.of(config)
     names = warehouse.registry.names()

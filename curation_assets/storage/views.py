@@ -32,7 +32,7 @@ AESTHETIC_ASSET = "clip_scores/aesthetic"
 _FETCH_ROWS = 1024
 
 
-class Warehouse:
+class SqlConnection:
     """A DuckDB connection whose views are made when a query names them. Reads only; COPY ... TO writes results where it says.
 
     Use as a context manager, or close it. Anything else that a DuckDB connection has is there too.
@@ -156,7 +156,7 @@ def connect(
     storage_options: Mapping[str, str] | None = None,
     reject_sql: Mapping[str, str] | None = None,
     extra_view_sql: Mapping[str, str] | None = None,
-) -> Warehouse:
+) -> SqlConnection:
     """Open the warehouse for SQL; nothing is read until a query names a view.
 
     Args:
@@ -167,24 +167,7 @@ def connect(
         reject_sql: per value of the column `source`, an SQL expression over the score columns that gives a reason code, or NULL for kept.
         extra_view_sql: further views by name, a SELECT over the others.
     """
-    return Warehouse(layout, specs, sources, storage_options=storage_options, reject_sql=reject_sql, extra_view_sql=extra_view_sql)
-
-
-def header_table(
-    layout: Layout, spec: TableSpec, sources: Sequence[str], *, columns: Sequence[str], storage_options: Mapping[str, str] | None = None
-) -> pa.Table:
-    """Read the header rows of one table over all sources.
-
-    Args:
-        layout: of the warehouse.
-        spec: the table.
-        sources: partitions.
-        columns: columns of the schema, no blobs.
-        storage_options: as for `open_store`.
-    """
-    snapshots = _open_all(layout, spec, sources, dict(storage_options or {}))
-    empty = pa.schema([spec.schema.field(name) for name in columns]).empty_table()
-    return pa.concat_tables([empty, *(snapshot.headers(columns) for snapshot in snapshots)])
+    return SqlConnection(layout, specs, sources, storage_options=storage_options, reject_sql=reject_sql, extra_view_sql=extra_view_sql)
 
 
 class UnionTable(pads.Dataset):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from curation_assets.schemas.table import TableSpec
 from curation_assets.storage.errors import NotFound
 from curation_assets.storage.layout import Layout
 from curation_assets.storage.tables import VideoTable, VideoWrite
-from curation_assets.storage.views import connect, header_table, json_rows, json_value
+from curation_assets.storage.views import connect, json_rows, json_value
 from curation_assets_tests.storage.conftest import Root
 from curation_assets_tests.storage.rows import NOW, header, items, to_table, vid
 
@@ -240,14 +240,6 @@ def test_a_broken_table_is_a_clear_error(local_root: Root):
         pytest.raises(NotFound, match=r"one\.lance: a file of the table is gone"),
     ):
         rows_of(connection, "SELECT start_ns FROM clips")
-
-
-def test_headers_of_all_sources(warehouse, root: Root):
-    found = header_table(
-        Layout(root.uri), CLIPS, ["one", "two", "three"], columns=["source", "video_id", "num_rows"], storage_options=root.options
-    )
-    assert sorted(row["num_rows"] for row in found.to_pylist()) == [0, 3, 4]
-    assert header_table(Layout(root.uri), FRAME_SETS, ["one"], columns=["detail"], storage_options=root.options).schema.names == ["detail"]
 
 
 def test_json_rows(local_root: Root):
