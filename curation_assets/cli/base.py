@@ -1,0 +1,85 @@
+"""Base: the command group, and what every command uses: settings, consoles, sources, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from curation_assets.settings import Config, absolute_uri, find_config, load_config
+
+EXIT_TOO_MANY_FAILED, EXIT_USAGE, EXIT_RUN_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+_WIDTH_OF_A_PIPE = 200
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
+err = Console(stderr=True, highlight=False)
+
+
+class _AnywhereGroup(click.Group):
+    """A group whose `--config FILE` may stand anywhere on the line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move `--config FILE` to the front."""
+        end = args.index("--") if "--" in args else len(args)
+        for place, word in enumerate(args[:end]):
+            length = 2 if word == "--config" and place + 1 < end else 1 if word.startswith("--config=") else 0
+            if length:
+                args = [*args[place : place + length], *args[:place], *args[place + length :]]
+                break
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_AnywhereGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "config_path", metavar="FILE", help="Settings file; else CURATION_CONFIG, else ./curation.yaml.")
+@click.version_option(package_name="curation_assets")
+@click.pass_context
+def cli(context: click.Context, config_path: str | None) -> None:
+    """Curate video with Dagster: sources in, a queryable warehouse of clips, frames, scores and embeddings out."""
+    context.obj = config_path
+
+
+def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; logs go to stderr.")(function)
+
+
+def settings_of(context: click.Context, overrides: dict[str, Any] | None = None) -> tuple[Path | None, Config]:
+    """Find and read the settings: the file, if there is one, and what it says."""
+    path = find_config(context.obj)
+    return path, load_config(path, overrides)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def source_records(config: Config) -> list[Any]:
+    """Read every source's record from the registry."""
+    from curation_assets.curation.warehouse import Warehouse
+
+    registry = Warehouse.of(config).registry
+    return [registry.get(name) for name in registry.names()]
+
+
+@contextmanager
+def source_run(config: Config, record: Any, *, limit: int | None = None, retry_failed: bool = False) -> Iterator[Any]:
+    """Prepare one source for reading its tables, or for looking at its objects."""
+    from curation_assets.curation.warehouse import SourceRun, Warehouse
+    from curation_assets.engine.local import LocalEngine
+    from curation_assets.settings import resolve_settings
+
+    settings = resolve_settings(config.processing(), record.settings, where=f"settings of source {record.name!r}")
+    with LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s) as engine:
+        yield SourceRun(record, settings, Warehouse.of(config), engine, limit=limit, retry_failed=retry_failed)
+
+
+def absolute(uri: str) -> str:
+    """Make a path that was typed absolute; leave URLs alone."""
+    return absolute_uri(uri, Path.cwd())

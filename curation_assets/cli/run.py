@@ -1,0 +1,245 @@
+"""Run: `run`, and the sample run, `demo`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from curation_assets.cli.base import (
+    EXIT_RUN_FAILED,
+    EXIT_TOO_MANY_FAILED,
+    absolute,
+    cli,
+    err,
+    out,
+    print_json,
+    settings_of,
+    source_records,
+    source_run,
+    with_json,
+)
+from curation_assets.cli.show import failures, print_status, read_statuses, status_document
+from curation_assets.settings import Config, SettingsError, SourceSettings, load_config, parse_assignments
+
+_FIRST_CONFIG = """\
+# Settings of curation_assets. Everything has a default: `curation-assets config schema` prints them all.
+warehouse: ./warehouse
+# sources:
+#   holidays: {uri: ./videos}
+# clips:
+#   splitter: {clip_len_s: 10}
+"""
+
+
+@cli.command()
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME[=URI]",
+    help="A source to curate, added when a URI is given; all known ones if left out.",
+)
+@click.option(
+    "--select", multiple=True, metavar="ASSETS", help="Dagster asset selection, for example clips or 'frame_sets*'; all if left out."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting for this run, for example clips.splitter.clip_len_s=5.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Work on at most so many videos per source and step.")
+@click.option("--retry-failed", is_flag=True, help="Try failed items again although nothing changed.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and about how long it would take; write nothing.")
+@with_json
+@click.pass_context
+def run(
+    context: click.Context,
+    sources: tuple[str, ...],
+    select: tuple[str, ...],
+    assignments: tuple[str, ...],
+    limit: int | None,
+    retry_failed: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Curate sources in one Dagster run; only what is new or changed costs anything."""
+    overrides = parse_assignments(assignments)
+    named = dict(_parse_source(text) for text in sources)
+    path, config = settings_of(context, overrides)
+    added = {name: SourceSettings(uri=absolute(uri), storage_options={}) for name, uri in named.items() if uri is not None}
+    if dry_run:
+        _dry_run(config, added, list(named), as_json=as_json, limit=limit, retry_failed=retry_failed)
+        return
+    if path is None:
+        path = Path("curation.yaml").resolve()
+        path.write_text(_FIRST_CONFIG, encoding="utf-8")
+        err.print(f"wrote {path}", soft_wrap=True)
+        config = load_config(path, overrides)
+    result = curate(path, config, added, list(named), select, overrides, limit=limit, retry_failed=retry_failed, as_json=as_json)
+    context.exit(result)
+
+
+def _parse_source(text: str) -> tuple[str, str | None]:
+    name, equals, uri = text.partition("=")
+    if equals and not uri:
+        raise SettingsError(f"--source {text!r}: write NAME=URI, for example --source holidays=./videos")
+    return name, uri if equals else None
+
+
+def curate(
+    path: Path,
+    config: Config,
+    added: dict[str, SourceSettings],
+    names: list[str],
+    select: Sequence[str],
+    overrides: dict[str, Any],
+    *,
+    limit: int | None,
+    retry_failed: bool,
+    as_json: bool,
+) -> int:
+    """Curate sources and print how their tables look then; returns the exit code."""
+    from curation_assets.curation.sources import SourceRecord
+    from curation_assets.curation.status import failed_fraction
+    from curation_assets.curation.warehouse import Warehouse
+    from curation_assets.defs.instance import open_instance
+    from curation_assets.defs.launch import launch
+    from curation_assets.defs.resources import listening
+
+    warehouse = Warehouse.of(config)
+    for name, settings in added.items():
+        warehouse.registry.put(_kept_settings(warehouse, SourceRecord.from_settings(name, settings)))
+    registered = warehouse.registry.sync(config)
+    for name in names:
+        warehouse.registry.get(name)  # an unknown one is named here, before anything starts
+    if not registered:
+        raise SettingsError("there is no source yet; name one: curation-assets run --source holidays=./videos")
+    started = time.monotonic()
+    with open_instance() as instance, _progress(as_json=as_json) as listener, listening(listener):
+        result = launch(
+            path,
+            instance=instance,
+            registered=registered,
+            names=names or registered,
+            select=select,
+            overrides=overrides,
+            limit=limit,
+            retry_failed=retry_failed,
+        )
+    if result.is_interrupted:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - started
+    statuses = read_statuses(config, names or registered)
+    if as_json:
+        print_json({**status_document(statuses), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
+    else:
+        print_status(statuses)
+        out.print(f"\n{seconds:.1f} s; tables lie in {config.warehouse}", soft_wrap=True)
+    for message in result.errors:
+        err.print(f"error: {message}", markup=False, soft_wrap=True)
+    if result.errors:
+        return EXIT_RUN_FAILED
+    fraction = failed_fraction(list(statuses.values()))
+    if fraction > config.max_failed_fraction:
+        err.print(
+            f"error: {fraction:.1%} of the items failed, max_failed_fraction is {config.max_failed_fraction:.1%}; see curation-assets failures"
+        )
+        return EXIT_TOO_MANY_FAILED
+    return 0
+
+
+def _kept_settings(warehouse: Any, record: Any) -> Any:
+    """Keep a known source's own settings and options when the command line gives its URI again."""
+    from dataclasses import replace
+
+    if record.name not in warehouse.registry.names():
+        return record
+    known = warehouse.registry.get(record.name)
+    return replace(record, storage_options=known.storage_options, settings=known.settings)
+
+
+@contextmanager
+def _progress(*, as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Give a listener: a bar on a terminal, plain lines elsewhere, both on stderr."""
+    if as_json or not err.is_terminal:
+        yield lambda update: err.print(str(update), markup=False, soft_wrap=True)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=err) as bar:
+        tasks: dict[tuple[str, str], Any] = {}
+
+        def tell(update: Any) -> None:
+            key = (update.source, update.stage)
+            if key not in tasks:
+                tasks[key] = bar.add_task(f"{update.source}: {update.stage}", total=update.num_total, note="")
+            note = f"{update.rate:.2g} videos/s" + (f", {update.num_failed} failed" if update.num_failed else "")
+            bar.update(tasks[key], completed=update.videos_done, total=update.num_total, note=note)
+
+        yield tell
+
+
+def _dry_run(
+    config: Config, added: dict[str, SourceSettings], names: list[str], *, as_json: bool, limit: int | None, retry_failed: bool
+) -> None:
+    from curation_assets.curation.estimate import estimate_run
+    from curation_assets.curation.progress import format_seconds
+    from curation_assets.curation.sources import SourceRecord
+
+    records = {record.name: record for record in source_records(config)}
+    records |= {name: SourceRecord.from_settings(name, settings) for name, settings in {**config.sources, **added}.items()}
+    missing = [name for name in names if name not in records]
+    if missing:
+        raise SettingsError(f"no source named {missing[0]!r}; known: {', '.join(sorted(records)) or 'none yet'}")
+    estimates = []
+    for name in names or sorted(records):
+        with source_run(config, records[name], limit=limit, retry_failed=retry_failed) as source:
+            estimates.append(estimate_run(source))
+    if as_json:
+        print_json({"sources": [item.as_dict() for item in estimates]})
+        return
+    table = Table("source", "objects", "new or changed", "gone", "stale", "GB to read", "hours of video", "about")
+    for item in estimates:
+        counts = (item.num_objects, item.num_new, item.num_gone, item.num_stale)
+        table.add_row(item.source, *map(str, counts), f"{item.bytes_to_read / 1e9:.3f}", f"{item.hours:.3f}", format_seconds(item.seconds))
+    out.print(table)
+    out.print("nothing was written")
+
+
+@cli.command()
+@click.option(
+    "--folder", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the sample videos and the warehouse go."
+)
+@click.pass_context
+def demo(context: click.Context, folder: Path) -> None:
+    """Make a few sample videos, good and bad, curate them in one Dagster run, and show what came out."""
+    from curation_assets.demo import make_demo_videos
+
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = make_demo_videos(folder / "videos")
+    path = (folder / "curation.yaml").resolve()
+    path.write_text("warehouse: ./warehouse\nsources:\n  demo: {uri: ./videos}\nclips:\n  splitter: {clip_len_s: 4}\n", encoding="utf-8")
+    out.print(f"made {len(videos)} sample videos in {folder / 'videos'}")
+    code = curate(path, load_config(path), {}, ["demo"], (), {}, limit=None, retry_failed=False, as_json=False)
+    option = f"--config {os.path.relpath(path)}"
+    out.print("\nWhat failed or was cut short, and why:")
+    context.obj = str(path)
+    context.invoke(failures, names=(), as_json=False)
+    out.print(
+        f'\nNext:\n  curation-assets {option} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
+        f"  CURATION_CONFIG={os.path.relpath(path)} make ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
+        "  curation-assets run --source mine=/path/to/your/videos",
+        markup=False,
+        soft_wrap=True,
+    )
+    context.exit(code)

@@ -1,0 +1,149 @@
+"""Show: `status`, `failures`, `why` and `sql`, which read and never write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.table import Column, Table
+
+from curation_assets.cli.base import cli, out, print_json, settings_of, source_records, source_run, with_json
+from curation_assets.settings import Config, SettingsError
+
+
+def read_statuses(config: Config, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Read the status of all sources, or of some, by name."""
+    from curation_assets.curation.status import source_status
+
+    statuses = {}
+    for record in source_records(config):
+        if not names or record.name in names:
+            with source_run(config, record) as source:
+                statuses[record.name] = source_status(source)
+    return statuses
+
+
+def status_document(statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Build the JSON document of `status`."""
+    return {"sources": [{"source": name, "tables": tables} for name, tables in statuses.items()], "corpus": {}}
+
+
+def print_status(statuses: dict[str, dict[str, Any]]) -> None:
+    """Print the status as a table."""
+    table = Table("source", Column("table", no_wrap=True), "items", "ok", "not ok", "pending videos")
+    for name, tables in statuses.items():
+        for place, (view, status) in enumerate(tables.items()):
+            outcomes = dict(status["outcomes"])
+            ok = outcomes.pop("ok", 0)
+            bad = ", ".join(f"{number:,} {code}" for code, number in outcomes.items())
+            total = ok + sum(outcomes.values())
+            table.add_row(name if place == 0 else "", view, f"{total:,}", f"{ok:,}", bad, f"{status['pending']:,}")
+    out.print(table)
+
+
+@cli.command()
+@with_json
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Show how the items of every table ended, and how many videos wait for work."""
+    statuses = read_statuses(settings_of(context)[1])
+    if as_json:
+        print_json(status_document(statuses))
+    elif statuses:
+        print_status(statuses)
+    else:
+        out.print("no sources yet; add one: curation-assets run --source holidays=./videos")
+
+
+@cli.command()
+@click.option("--source", "names", multiple=True, help="Only these sources.")
+@with_json
+@click.pass_context
+def failures(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """List what failed or was cut short, and why."""
+    from curation_assets.curation.status import failures as list_failures
+
+    config = settings_of(context)[1]
+    found: list[dict[str, Any]] = []
+    for record in source_records(config):
+        if not names or record.name in names:
+            with source_run(config, record) as source:
+                found.extend(list_failures(source))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        out.print("nothing failed")
+        return
+    table = Table("source", "table", "key", "clip", "outcome", "detail")
+    for item in found:
+        table.add_row(item["source"], item["table"], item["key"], (item["clip_id"] or "")[:8], item["outcome"], item["detail"])
+    out.print(table)
+
+
+@cli.command()
+@click.argument("clip_id")
+@with_json
+@click.pass_context
+def why(context: click.Context, clip_id: str, as_json: bool) -> None:
+    """Tell the whole story of a clip: where it comes from, its scores, whether it is kept and why."""
+    from curation_assets.curation.query import clip_story
+
+    story = clip_story(settings_of(context)[1], clip_id)
+    if story is None:
+        raise SettingsError(f"no clip {clip_id!r}; curation-assets sql 'select clip_id from clips' lists them")
+    if as_json:
+        print_json(story)
+        return
+    clip, video, scores = story["clip"], story["video"], story["scores"]
+    out.print(f"clip {clip['clip_id']}", markup=False)
+    out.print(f"  from    {video['uri']}", markup=False, soft_wrap=True)
+    out.print(f"  span    {clip['start_ns'] / 1e9:.3f} to {clip['end_ns'] / 1e9:.3f} s, {clip['num_frames']} frames, by {clip['method']}")
+    if scores is None:
+        out.print("  kept    not judged: there are no scores for it yet")
+    else:
+        verdict = "yes, it passes every threshold" if scores["kept"] else f"no: {scores['reject_reason']}"
+        out.print(f"  kept    {verdict}")
+        values = {name: value for name, value in scores.items() if isinstance(value, float)}
+        out.print("  scores  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    for item in story["frame_sets"]:
+        fps = "" if item["fps"] is None else f" at {item['fps']:g} fps"
+        detail = f" ({item['detail']})" if item["detail"] else ""
+        size = f"{item['width_px']}x{item['height_px']}"
+        out.print(f"  frames  {item['name']}: {item['num_frames']}{fps}, {size} {item['codec']}, {item['outcome']}{detail}", markup=False)
+    for view, item in story["embeddings"].items():
+        out.print(f"  vector  {view}: {item['outcome']}{' (' + item['detail'] + ')' if item['detail'] else ''}", markup=False)
+
+
+@cli.command()
+@click.argument("query")
+@with_json
+@click.pass_context
+def sql(context: click.Context, query: str, as_json: bool) -> None:
+    """Ask the warehouse with SQL (DuckDB). Views: raw_videos, clips, frame_sets, clip_scores, embeddings_<model>."""
+    import duckdb
+
+    from curation_assets.curation.query import connect_config
+    from curation_assets.storage.views import json_rows
+
+    with connect_config(settings_of(context)[1]) as connection:
+        try:
+            rows = json_rows(connection.execute(query))
+        except (duckdb.Error, ValueError) as error:
+            raise SettingsError(f"{error}\nviews: {', '.join(connection.views)}") from error
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(*(rows[0] if rows else ["no rows"]))
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list) and len(value) > 6:
+        return f"[{', '.join(_cell(item) for item in value[:3])}, … {len(value)} values]"
+    return "" if value is None else str(value)

@@ -1,0 +1,102 @@
+"""Sources: `sources add`, `list` and `remove`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+from rich.table import Table
+
+from curation_assets.cli.base import absolute, cli, out, print_json, settings_of, source_records, with_json
+from curation_assets.settings import SettingsError, SourceSettings, parse_assignments
+
+
+@cli.group()
+def sources() -> None:
+    """Add, list and remove video sources."""
+
+
+@sources.command("add")
+@click.argument("name")
+@click.argument("uri")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="Storage option, for example aws_endpoint=http://localhost:9000."
+)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Setting of this source alone.")
+@click.option("--kind", type=click.Choice(["auto", "prefix", "manifest"]), default="auto", show_default=True)
+@click.pass_context
+def sources_add(context: click.Context, name: str, uri: str, options: tuple[str, ...], assignments: tuple[str, ...], kind: str) -> None:
+    """Add a source, or replace it: a folder, a store prefix, or a manifest."""
+    from pydantic import ValidationError
+
+    from curation_assets.curation.sources import SourceRecord
+    from curation_assets.curation.warehouse import Warehouse
+    from curation_assets.settings import resolve_settings
+
+    config = settings_of(context)[1]
+    tree = parse_assignments(assignments)
+    resolve_settings(config.processing(), tree, where=f"source {name!r}")
+    pairs = dict(text.partition("=")[::2] for text in options)
+    try:
+        settings = SourceSettings(uri=absolute(uri), kind=kind, storage_options=pairs, settings=tree)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("; ".join(str(problem["msg"]) for problem in error.errors())) from error
+    warehouse = Warehouse.of(config)
+    warehouse.registry.put(SourceRecord.from_settings(name, settings))
+    sync_partitions_to(warehouse.registry.sync(config))
+    out.print(f"added {name}: {settings.uri}", markup=False, soft_wrap=True)
+
+
+@sources.command("list")
+@with_json
+@click.pass_context
+def sources_list(context: click.Context, as_json: bool) -> None:
+    """List the sources."""
+    from dataclasses import asdict
+
+    from curation_assets.curation.warehouse import Warehouse
+
+    config = settings_of(context)[1]
+    Warehouse.of(config).registry.sync(config)
+    records = source_records(config)
+    if as_json:
+        print_json([asdict(record) for record in records])
+        return
+    table = Table("name", "uri", "kind", "own settings")
+    for record in records:
+        table.add_row(
+            record.name, record.uri, "manifest" if record.is_manifest else "prefix", json.dumps(record.settings) if record.settings else ""
+        )
+    out.print(table)
+
+
+@sources.command("remove")
+@click.argument("name")
+@click.option("--delete-tables", is_flag=True, help="Delete what was made from it too.")
+@click.pass_context
+def sources_remove(context: click.Context, name: str, delete_tables: bool) -> None:
+    """Forget a source; its videos are never touched."""
+    from curation_assets.curation.query import all_specs
+    from curation_assets.curation.warehouse import Warehouse
+
+    path, config = settings_of(context)
+    warehouse = Warehouse.of(config)
+    warehouse.registry.get(name)
+    warehouse.registry.remove(name)
+    if delete_tables:
+        for spec in all_specs(config):
+            warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/")
+    sync_partitions_to(warehouse.registry.names())
+    out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
+    if name in config.sources:
+        out.print(f"{path} still lists it: the next run adds it again")
+
+
+def sync_partitions_to(names: Sequence[str]) -> None:
+    """Make the Dagster instance's partitions equal to the registry's names."""
+    from curation_assets.defs.instance import open_instance
+    from curation_assets.defs.partitions import sync_partitions
+
+    with open_instance() as instance:
+        sync_partitions(instance, names)
