@@ -64,7 +64,7 @@ class FixedStride(Model):
     """Clips of one length at one stride."""
 
     method: Literal["fixed_stride"] = "fixed_stride"
-    clip_len_s: float = Field(10.0, gt=0, description="Length of a clip in seconds.")
+    clip_len_s: float = Field(10.0, ge=0.1, description="Length of a clip in seconds.")
     clip_stride_s: float | None = Field(
         None, gt=0, description="Seconds from start to start; None means clip_len_s, so that clips tile the video."
     )

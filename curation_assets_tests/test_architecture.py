@@ -62,11 +62,7 @@ def test_dagster_reads_annotations_at_run_time(path):
 
 
 def test_modules_stay_small():
-    long = {
-        str(path.relative_to(ROOT)): count
-        for path in MODULES
-        if (count := len(path.read_text().splitlines())) > 450
-    }
+    long = {str(path.relative_to(ROOT)): count for path in MODULES if (count := len(path.read_text().splitlines())) > 450}
     assert not long
 
 

@@ -124,7 +124,7 @@ def test_readme_queries_run(call, samples):
         assert code == 0, err
         assert isinstance(json.loads(out), list)
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
-    exec(code.replace('"holidays"', '"mine"'), {})  # noqa: S102
+    exec(code.replace('"holidays"', '"mine"'), {})
 
 
 def test_demo(call, place):
@@ -132,7 +132,9 @@ def test_demo(call, place):
     assert code == 0, err
     assert "not_a_video" in out
     assert "truncated" in out
-    commands = [line.split("curation-assets ", 1)[1] for line in out.splitlines() if line.strip().startswith("curation-assets") and " sql " in line]
+    commands = [
+        line.split("curation-assets ", 1)[1] for line in out.splitlines() if line.strip().startswith("curation-assets") and " sql " in line
+    ]
     code, out, err = call(*shlex.split(commands[0]), "--json")
     assert code == 0, err
     assert {row["key"] for row in json.loads(out)} >= {"hard_cuts.mp4", "phone rotated.mov", "truncated.mp4"}

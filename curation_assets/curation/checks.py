@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_assets.curation.status import failed_fraction, table_status
+from curation_assets.curation.status import failed_fraction
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -29,9 +29,13 @@ class CheckOutcome:
     is_warning: bool = False
 
 
-def failure_rate(run: SourceRun, spec: TableSpec) -> CheckOutcome:
-    """Warn when more than 5 % of a table's items failed."""
-    fraction = failed_fraction([{spec.view: table_status(run, spec)}])
+def failure_rate(status: Mapping[str, Any]) -> CheckOutcome:
+    """Warn when more than 5 % of a table's items failed.
+
+    Args:
+        status: of the table, from `table_status`.
+    """
+    fraction = failed_fraction([{"table": status}])
     return CheckOutcome(
         "failure_rate",
         fraction <= WARN_FAILED_FRACTION,

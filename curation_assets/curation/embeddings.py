@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
@@ -66,7 +67,8 @@ def expected_embeddings(run: SourceRun, model: str) -> Expected:
     headers = run.headers(FRAME_SETS)
     ready, waiting = frames.usable(headers)
     # What the model consumes is the one frame set that it reads, so that another set beside it recomputes nothing.
-    consumed = expected_frames(run, FRAME_SETS, only=settings.frame_set)
+    is_only = set(run.settings.frame_sets.sets) == {settings.frame_set}
+    consumed = frames if is_only else expected_frames(run, FRAME_SETS, only=settings.frame_set)
     tree = [settings.too_few_frames, sorted(settings.scopes)]
     revision = registry.spec(model).revision
     return Expected(
@@ -148,10 +150,18 @@ class _Embedding:
         """Decode the model's frames of one clip: uint8 (T, H, W, 3)."""
         chosen = select_frames(len(clip["frames"]), self._spec.frames)
         decoded = {
-            index: decode_image(clip["frames"][index], clip["codec"], height_px=clip["height_px"], width_px=clip["width_px"])
+            index: self._fitted(decode_image(clip["frames"][index], clip["codec"], height_px=clip["height_px"], width_px=clip["width_px"]))
             for index in dict.fromkeys(chosen.tolist())
         }
         return np.stack([decoded[index] for index in chosen.tolist()])
+
+    def _fitted(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Bring a stored frame of another size to the model's."""
+        size = (self._spec.width_px, self._spec.height_px)
+        if picture.shape[1::-1] == size:
+            return picture
+        image = Image.fromarray(picture)
+        return np.asarray(ImageOps.fit(image, size) if self._spec.resize == "crop" else image.resize(size))
 
     def _finish(self, video_id: str, rows: list[Row]) -> list[Row]:
         rows.sort(key=lambda row: (row["start_ns"], row["end_ns"]))

@@ -24,7 +24,7 @@ from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_clas
 from curation_assets.storage.tables import RowState, VideoTable, VideoWrite
 
 COMMIT_VIDEOS = 64
-COMMIT_BYTES = 64_000_000
+COMMIT_BYTES = 16_000_000
 COMMIT_INTERVAL_S = 30.0
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curation_assets.curation.clips import expected_clips
@@ -90,7 +90,7 @@ def failures(run: SourceRun, specs: Sequence[TableSpec] | None = None) -> Iterat
             }
 
 
-def failed_fraction(statuses: Sequence[dict[str, Any]]) -> float:
+def failed_fraction(statuses: Sequence[Mapping[str, Mapping[str, Any]]]) -> float:
     """Return the share of all items, over tables and sources, that failed; waiting and excluded ones count as neither."""
     counts: Counter[OutcomeClass] = Counter()
     for tables in statuses:

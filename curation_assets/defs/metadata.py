@@ -6,7 +6,6 @@ import dagster as dg
 
 from curation_assets.curation.checks import CheckOutcome
 from curation_assets.curation.incremental import StageReport
-from curation_assets.curation.status import table_status
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.defs.partitions import backfill_policy, video_sources
 from curation_assets.schemas.outcomes import OutcomeClass, outcome_class
@@ -71,16 +70,16 @@ def check_result(spec: TableSpec, check: CheckOutcome) -> dg.AssetCheckResult:
     )
 
 
-def table_metadata(run: SourceRun, spec: TableSpec, report: StageReport, look: str | None) -> dict[str, Any]:
+def table_metadata(run: SourceRun, spec: TableSpec, report: StageReport, *, status: dict[str, Any], look: str | None) -> dict[str, Any]:
     """Build the metadata of one table of one source after a run.
 
     Args:
         run: the source.
         spec: the table.
         report: what the run did.
+        status: of the table, from `table_status`.
         look: Markdown with something to look at, or None.
     """
-    status = table_status(run, spec)
     outcomes: dict[str, int] = status["outcomes"]
     by_class = {kind: sum(n for code, n in outcomes.items() if outcome_class(code) is kind) for kind in OutcomeClass}
     rows = "\n".join(f"| {code} | {number:,} |" for code, number in outcomes.items())

@@ -9,10 +9,12 @@ import dagster as dg
 from curation_assets.curation.checks import CheckOutcome, failure_rate
 from curation_assets.curation.fingerprints import combine
 from curation_assets.curation.incremental import StageReport
+from curation_assets.curation.status import table_status
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.defs.metadata import check_result, table_metadata
 from curation_assets.defs.resources import CurationResource
 from curation_assets.schemas.table import TableSpec
+from curation_assets.settings import SettingsError
 from curation_assets.storage.errors import StoreError, Unavailable
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -96,22 +98,18 @@ def work_on_keys(
         run = curation.source_run(key, context)
         try:
             report = stage.update(run, [table.spec for table in tables])
-            results.append(
-                _KeyResult(
-                    key,
-                    {table.spec.asset: table_metadata(run, table.spec, report, table.look(run)) for table in tables},
-                    {table.spec.asset: run.table(table.spec).data_version() for table in tables},
-                    {
-                        table.spec.asset: [failure_rate(run, table.spec), *(check(run, table.spec) for check in table.checks)]
-                        for table in tables
-                    },
-                )
-            )
+            result = _KeyResult(key, {}, {}, {})
+            for table in tables:
+                spec, status = table.spec, table_status(run, table.spec)
+                result.metadata[spec.asset] = table_metadata(run, spec, report, status=status, look=table.look(run))
+                result.data_versions[spec.asset] = run.table(spec).data_version()
+                result.checks[spec.asset] = [failure_rate(status), *(check(run, spec) for check in table.checks)]
+            results.append(result)
         except Unavailable as error:
             if len(keys) == 1:
                 raise dg.RetryRequested(max_retries=2, seconds_to_wait=10) from error
             errors[key] = str(error)
-        except StoreError as error:
+        except (StoreError, SettingsError) as error:  # SettingsError: a manifest that is none
             errors[key] = str(error)
         if key in errors:
             context.log.error(f"{key}: {errors[key]}")

@@ -102,6 +102,8 @@ def iterate_packets(container: InputContainer, stream: VideoStream, columns: Col
             errors_in_a_row += 1
             if columns is not None:
                 columns.error = error.strerror or type(error).__name__
+        except IndexError:
+            return  # at the end PyAV 18 flushes every stream, also those that came up on the way, which it has no object for
         else:
             return
 

@@ -335,6 +335,7 @@ def _build_index(source: MediaSource, container: InputContainer, stream: VideoSt
     most_ticks = int(_MAX_HELD_S / time_base)
     is_displayed &= _in_largest_run(pts, is_displayed, most_ticks)
     num_strays = num_before - int(is_displayed.sum())
+    strays = f"{num_strays} frames have times more than a day away from the others" if num_strays else ""
     shown = np.sort(pts[is_displayed])
     last = np.flatnonzero(is_displayed & (pts == shown[-1]))[-1]
     if 0 < durations[last] <= most_ticks:
@@ -344,7 +345,7 @@ def _build_index(source: MediaSource, container: InputContainer, stream: VideoSt
         last_ticks = int(np.median(steps[steps > 0])) if (steps > 0).any() else frame_ticks
     return PacketIndex(
         stream_index=stream.index, time_base=time_base, pts=pts, durations=durations, is_keyframe=is_keyframe, is_displayed=is_displayed,
-        origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail=f"{num_strays} frames have times more than a day away from the others" if num_strays else "",
+        origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail=strays,
         is_seekable=container.format.name not in _GUESSED_PTS and bool((pts == raw_pts).all()) and len(np.unique(pts)) == len(pts),
     )  # fmt: skip
 

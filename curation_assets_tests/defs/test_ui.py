@@ -68,11 +68,7 @@ def wait_for(condition, seconds):
 
 
 def workers():
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "spawn_main" in " ".join(process.info["cmdline"] or []):
-            found.append(process)
-    return found
+    return [process for process in psutil.process_iter(["cmdline"]) if "spawn_main" in " ".join(process.info["cmdline"] or [])]
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""Settings: one tree, merged level by level; a typo or a wrong value is one message that names the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from curation_assets.settings import (
+    Config,
+    SettingsError,
+    SourceSettings,
+    absolute_uri,
+    find_config,
+    load_config,
+    merge,
+    parse_assignments,
+    resolve_settings,
+)
+
+
+def write(path, tree):
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def test_later_levels_win_and_leave_the_rest(tmp_path):
+    path = write(
+        tmp_path / "curation.yaml",
+        {
+            "clips": {"splitter": {"clip_len_s": 8, "min_clip_len_s": 1}},
+            "sources": {"a": {"uri": "videos", "settings": {"clips": {"splitter": {"clip_len_s": 6}}}}},
+        },
+    )
+    config = load_config(path, {"engine": {"workers": 0}})
+    source = resolve_settings(config.processing(), config.sources["a"].settings)
+    assert (source.clips.splitter.clip_len_s, source.clips.splitter.min_clip_len_s, source.engine.workers) == (6, 1, 0)
+    run = resolve_settings(config.processing(), config.sources["a"].settings, parse_assignments(["clips.splitter.clip_len_s=4"]))
+    assert (run.clips.splitter.clip_len_s, run.clips.splitter.min_clip_len_s) == (4, 1)
+    assert config.clips.splitter.clip_len_s == 8
+    assert (config.warehouse, config.sources["a"].uri) == (str(tmp_path / "warehouse"), str(tmp_path / "videos"))
+
+
+def test_merge():
+    base = {"a": {"b": 1, "c": [1]}, "d": 2}
+    assert merge(base, {"a": {"c": [2]}}, {"d": None}) == {"a": {"b": 1, "c": [2]}, "d": None}
+    assert base == {"a": {"b": 1, "c": [1]}, "d": 2}
+
+
+def test_assignments():
+    assert parse_assignments(["a.b=1", "a.c=[1, x]", "d=null", "e=", "f=a=b"]) == {
+        "a": {"b": 1, "c": [1, "x"]}, "d": None, "e": None, "f": "a=b",
+    }  # fmt: skip
+    for text in ("a", "=1", "a..b=1", ".=1"):
+        with pytest.raises(SettingsError, match="KEY=VALUE"):
+            parse_assignments([text])
+    with pytest.raises(SettingsError, match="not YAML"):
+        parse_assignments(["a=[1"])
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"clip": {}}, "unknown key 'clip'; did you mean 'clips'?"),
+        ({"clips": {"splitter": {"clip_length_s": 3}}}, "unknown key 'clips.splitter.clip_length_s'; did you mean 'clip_len_s'?"),
+        ({"frame_sets": {"sets": {"x": {"fps": 3}}}}, "unknown key 'frame_sets.sets.x.fps'; known here: .*target_fps"),
+        ({"engine": {"zzzzqq": 3}}, "known here: cache_bytes"),
+        ({"clips": {"splitter": {"clip_len_s": 0}}}, "clips.splitter.clip_len_s: .*greater than 0"),
+        ({"clips": {"splitter": {"clip_len_s": "ten"}}}, "clips.splitter.clip_len_s: .*'ten'"),
+        ({"clips": {"splitter": {"clip_len_s": 1}}}, "min_clip_len_s 2.0 is above clip_len_s 1.0"),
+        ({"clips": {"on_truncated": "drop"}}, "clips.on_truncated: .*'keep' or 'refuse'"),
+        ({"embeddings": {"frame_set": "none"}}, r"frame_sets.sets has \['embeddings'\]"),
+        ({"frame_sets": {"sets": {"embeddings": {"scope": "video"}}}}, "has scope 'video'"),
+        ({"frame_sets": {"sets": {"A b": {}}}}, "frame set name 'A b'"),
+        ({"storage_options": {"aws_secret_access_key": "x"}}, "credentials come from the environment"),
+        ({"sources": {"a": {"uri": "x", "storage_options": {"token": "x"}}}}, "credentials come from the environment"),
+        ({"sources": {"a": {"uri": ""}}}, "sources.a.uri"),
+        (
+            {"sources": {"a": {"uri": "x", "settings": {"clips": {"spliter": {}}}}}},
+            "sources.a.settings: unknown key 'clips.spliter'; did you mean 'splitter'?",
+        ),
+        ("clips: [", "cannot be read"),
+        ("- 1", "expected a mapping"),
+        ("max_failed_fraction: 1.5", "max_failed_fraction"),
+        ("\x00", "cannot be read"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_the_file(tmp_path, tree, message):
+    path = write(tmp_path / "curation.yaml", tree)
+    with pytest.raises(SettingsError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_several_mistakes_are_told_at_once(tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        load_config(write(tmp_path / "c.yaml", {"clip": {}, "engine": {"workers": -1}}))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_finding_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CURATION_CONFIG", raising=False)
+    assert find_config() is None
+    here, named = write(tmp_path / "curation.yaml", ""), write(tmp_path / "other.yaml", "")
+    assert find_config() == here
+    monkeypatch.setenv("CURATION_CONFIG", str(named))
+    assert find_config() == named
+    assert find_config(here) == here
+    with pytest.raises(SettingsError, match=r"missing\.yaml does not exist"):
+        find_config("missing.yaml")
+
+
+def test_locations_are_absolute_and_urls_stay():
+    base = Path("/somewhere")
+    assert absolute_uri("./a/../b c%20", base) == "/somewhere/b c%20"
+    assert absolute_uri("/x", base) == "/x"
+    assert absolute_uri("s3://b/p//q", base) == "s3://b/p//q"
+
+
+def test_purposes_set_what_is_not_given():
+    sets = Config(
+        storage_options={},
+        frame_sets={"sets": {"embeddings": {"purpose": "embeddings"}, "b": {"purpose": "aesthetics", "target_fps": 3}, "c": {}}},
+    )
+    values = {name: (item.fps, item.least_frames) for name, item in sets.frame_sets.sets.items()}
+    assert values == {"embeddings": (2, 8), "b": (3, 1), "c": (2, 1)}
+
+
+def test_the_example_and_the_schema_say_the_same():
+    example = Path(__file__).resolve().parents[1] / "curation.example.yaml"
+    if example.is_file():
+        load_config(example)
+    assert set(Config.model_json_schema()["properties"]) == set(Config.model_fields)
+    assert SourceSettings(uri="x", storage_options={}).kind == "auto"
