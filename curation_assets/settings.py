@@ -66,7 +66,7 @@ class FixedStride(Model):
     method: Literal["fixed_stride"] = "fixed_stride"
     clip_len_s: float = Field(10.0, ge=0.1, description="Length of a clip in seconds.")
     clip_stride_s: float | None = Field(
-        None, gt=0, description="Seconds from start to start; None means clip_len_s, so that clips tile the video."
+        None, ge=0.1, description="Seconds from start to start; None means clip_len_s, so that clips tile the video."
     )
     min_clip_len_s: float = Field(2.0, ge=0, description="A shorter rest at the end is left out.")
     start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
@@ -192,7 +192,7 @@ class EmbeddingsSettings(Model):
     too_few_frames: Literal["repeat", "refuse"] = Field(
         "repeat", description="A clip with fewer frames than the model takes: repeat the nearest, or refuse the clip."
     )
-    batch_size: int = Field(64, ge=1, le=4096, description="Clips per model call.")
+    batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
 
 
 class EngineSettings(Model):

@@ -45,6 +45,8 @@ def update_embeddings(run: SourceRun, model: str) -> StageReport:
         expected = expected_embeddings(run, model)
         work = run.limited(expected.work(headers, retry_failed=run.retry_failed))
         plans = (Plan(identity, {table.asset: expected.fingerprints[identity]}, [Piece(identity, _no_piece, None)]) for identity in work)
+        if work:
+            run.engine.close()  # the model works in this process; idle workers would only hold memory
         embedding = _Embedding(run, spec) if work else None
         report = run_stage(
             plans,
@@ -116,7 +118,11 @@ class _Embedding:
         taken = [clip for clip, refusal in zip(clips, refused, strict=True) if refusal is None]
         vectors: npt.NDArray[np.float32] = np.zeros((0, self._spec.dim), np.float32)
         if taken:
-            vectors = self._embedder.embed_frames(np.stack(list(threads.map(self._frames, taken))))
+            # filled in place: a list of the clips' frames and a stack of it would be the largest thing in the run, twice
+            frames = np.empty((len(taken), self._spec.frames, self._spec.height_px, self._spec.width_px, 3), np.uint8)
+            for place, clip_frames in enumerate(threads.map(self._frames, taken)):
+                frames[place] = clip_frames
+            vectors = self._embedder.embed_frames(frames)
         remaining = iter(vectors)
         for clip, refusal in zip(clips, refused, strict=True):
             vector = None

@@ -24,8 +24,9 @@ from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_clas
 from curation_assets.storage.tables import RowState, VideoTable, VideoWrite
 
 COMMIT_VIDEOS = 64
-COMMIT_BYTES = 16_000_000
+COMMIT_BYTES = 8_000_000  # a merge takes several times its bytes in memory: 64 MB peaked at 0.66 GB, 8 MB at 0.28 (pylance 14.0)
 COMMIT_INTERVAL_S = 30.0
+COMMITS_PER_COMPACTION = 64  # a commit costs more with every fragment
 
 T = TypeVar("T")
 
@@ -67,6 +68,10 @@ class Engine(Protocol):
 
     def map(self, function: Callable[[T], Any], items: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
         """Yield one result per item, in the order of completion."""
+        ...
+
+    def close(self) -> None:
+        """End the worker processes; the next `map` starts new ones."""
         ...
 
 
@@ -195,6 +200,7 @@ class Writer:
         self._writes: dict[str, dict[str, VideoWrite]] = {asset: {} for asset in tables}
         self._buffered_bytes = 0
         self._since = time.monotonic()
+        self._num_commits = 0
         self.bytes_written = 0
 
     def add(self, asset: str, rows: Sequence[Row], write: VideoWrite) -> None:
@@ -239,9 +245,17 @@ class Writer:
                 batch = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=table.spec.schema)
                 table.commit(batch, replace=writes)
             self._rows[asset], self._writes[asset] = [], {}
+        self._num_commits += 1
+        if self._num_commits % COMMITS_PER_COMPACTION == 0:
+            self.compact()
         self.bytes_written += self._buffered_bytes
         self._buffered_bytes = 0
         self._since = time.monotonic()
+
+    def compact(self) -> None:
+        """Merge small fragments of the tables, where there are many."""
+        for table in self._tables.values():
+            table.compact()
 
 
 def run_stage(

@@ -149,9 +149,9 @@ class SourceRun:
                 for lease in leases:
                     lease.check()
 
-            yield Writer(tables, source=self.source, run_id=self.run_id, check=check)
-            for table in tables.values():
-                table.compact()
+            writer = Writer(tables, source=self.source, run_id=self.run_id, check=check)
+            yield writer
+            writer.compact()
 
 
 def table_specs(settings: ProcessingSettings) -> list[TableSpec]:

@@ -9,7 +9,7 @@ from pydantic import PrivateAttr
 
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
-from curation_assets.engine.local import LocalEngine
+from curation_assets.engine.local import LocalEngine, return_freed_memory
 from curation_assets.settings import Config, find_config, load_config, resolve_settings
 
 _listeners: list[Listener] = []
@@ -38,6 +38,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CurationResource"]:
         """Give the resource to a run; worker processes end with it."""
+        return_freed_memory()
         try:
             yield self
         finally:

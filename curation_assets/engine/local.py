@@ -57,6 +57,17 @@ def cpu_count() -> int:
     return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))
 
 
+def return_freed_memory() -> None:
+    """Have the C library give freed memory back to the system soon; no effect beside glibc.
+
+    By itself glibc raises its thresholds with the largest block that was ever freed, so that the buffers of each commit stay in the process:
+    over 2 x 20 min of 720p the frame sets stage peaked at 0.66 GB instead of 0.55.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(-1, 1_000_000)  # M_TRIM_THRESHOLD in bytes; setting it also ends the raising
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: each of Lance's threads would keep an arena of its own
+
+
 class LocalEngine:
     """Runs a function over items in worker processes, or inline.
 
@@ -118,7 +129,7 @@ class LocalEngine:
                 future.cancel()
 
     def close(self) -> None:
-        """End the worker processes at once."""
+        """End the worker processes at once; the next `map` starts new ones."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
             pool.stop()  # type: ignore[no-untyped-call]
