@@ -154,7 +154,9 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory(prefix="whole_path_") as folder:
         decode_s = decode_everything(short)
-        measured: dict[str, Any] = {"short": curate(short, Path(folder) / "short")}
+        # The peak of so short a run is luck: what Lance has cached when the samples are taken. The median of three is not.
+        tries = sorted((curate(short, Path(folder) / f"short_{turn}") for turn in range(3)), key=lambda run: run["peak_pss_megabytes"])
+        measured: dict[str, Any] = {"short": {**tries[1], "peaks_of_all_tries_megabytes": [run["peak_pss_megabytes"] for run in tries]}}
         decode_s = (decode_s + decode_everything(short)) / 2
         if long:
             measured["long"] = curate(long, Path(folder) / "long")

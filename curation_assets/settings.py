@@ -205,7 +205,7 @@ class EngineSettings(Model):
         description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
     )
     timeout_s: float = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
-    clips_per_chunk: int = Field(16, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
+    clips_per_chunk: int = Field(8, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
     cache_dir: str | None = Field(
         None,
         description="Folder for remote objects that are read whole; None is a folder under the system's temporary one.",

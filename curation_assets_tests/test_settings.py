@@ -64,7 +64,7 @@ def test_assignments():
         ({"clips": {"splitter": {"clip_length_s": 3}}}, "unknown key 'clips.splitter.clip_length_s'; did you mean 'clip_len_s'?"),
         ({"frame_sets": {"sets": {"x": {"fps": 3}}}}, "unknown key 'frame_sets.sets.x.fps'; known here: .*target_fps"),
         ({"engine": {"zzzzqq": 3}}, "known here: cache_bytes"),
-        ({"clips": {"splitter": {"clip_len_s": 0}}}, "clips.splitter.clip_len_s: .*greater than 0"),
+        ({"clips": {"splitter": {"clip_len_s": 0}}}, "clips.splitter.clip_len_s: .*greater than or equal to 0.1"),
         ({"clips": {"splitter": {"clip_len_s": "ten"}}}, "clips.splitter.clip_len_s: .*'ten'"),
         ({"clips": {"splitter": {"clip_len_s": 1}}}, "min_clip_len_s 2.0 is above clip_len_s 1.0"),
         ({"clips": {"on_truncated": "drop"}}, "clips.on_truncated: .*'keep' or 'refuse'"),
