@@ -23,7 +23,7 @@ from curation_assets.models.embedder import Embedder, EmbedderSpec, select_frame
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
-from curation_assets.schemas.outcomes import Outcome, is_usable
+from curation_assets.schemas.outcomes import Outcome, OutcomeClass, is_usable, outcome_class
 from curation_assets.settings import EmbeddingsSettings
 from curation_assets.storage.layout import item_row_id
 
@@ -68,13 +68,18 @@ def expected_embeddings(run: SourceRun, model: str) -> Expected:
     frames = expected_frames(run, FRAME_SETS)
     headers = run.headers(FRAME_SETS)
     ready, waiting = frames.usable(headers)
+    # Frames that failed may be there after a retry, with the same fingerprint: then their content differs.
+    retried = {identity: header.content_hash for identity, header in ready.items() if outcome_class(header.outcome) is not OutcomeClass.OK}
     # What the model consumes is the one frame set that it reads, so that another set beside it recomputes nothing.
     is_only = set(run.settings.frame_sets.sets) == {settings.frame_set}
     consumed = frames if is_only else expected_frames(run, FRAME_SETS, only=settings.frame_set)
     tree = [settings.too_few_frames, sorted(settings.scopes)]
     revision = registry.spec(model).revision
     return Expected(
-        {identity: fingerprint("embeddings", CODE_VERSION, model, revision, consumed.fingerprints[identity], tree) for identity in ready},
+        {
+            identity: fingerprint("embeddings", CODE_VERSION, model, revision, consumed.fingerprints[identity], tree, retried.get(identity))
+            for identity in ready
+        },
         waiting,
     )
 
@@ -88,6 +93,7 @@ class _Embedding:
         self._settings: EmbeddingsSettings = run.settings.embeddings
         self._embedder: Embedder = load(spec.name)
         self._asset = embeddings_table(spec.name, spec.dim).asset
+        self._consumed = expected_frames(run, FRAME_SETS).fingerprints
 
     def run_pieces(self, pieces: Iterable[Piece]) -> PieceResults:
         """Embed the videos of many pieces together."""
@@ -95,20 +101,28 @@ class _Embedding:
             for group in batched(pieces, _VIDEOS_PER_READ):
                 by_video = {piece.video_id: piece for piece in group}
                 rows: dict[str, list[Row]] = {identity: [] for identity in by_video}
-                for batch in batched(self._clips(list(by_video)), self._settings.batch_size):
+                changed: set[str] = set()
+                for batch in batched(self._clips(list(by_video), changed), self._settings.batch_size):
                     for row in self._embed(batch, threads):
                         rows[row.pop("video_id")].append(row)
                 for identity, piece in by_video.items():
+                    if identity in changed or not rows[identity]:
+                        self._run.log(f"{self._run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
+                        continue
                     yield Done(piece, Result(rows={self._asset: self._finish(identity, rows[identity])}))
 
-    def _clips(self, video_ids: Sequence[str]) -> Iterator[Row]:
+    def _clips(self, video_ids: Sequence[str], changed: set[str]) -> Iterator[Row]:
+        """Read stored frames clip by clip; videos whose rows are not those that the work list was made from go into `changed`."""
         ids = ", ".join(f"'{identity}'" for identity in video_ids)
         clips = self._run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"video_id IN ({ids})")
         spans = {row["clip_id"]: (row["start_ns"], row["end_ns"]) for row in clips.to_pylist()}
-        columns = ["video_id", "clip_id", "outcome", "detail", "height_px", "width_px", "codec", "frames"]
+        columns = ["video_id", "clip_id", "fingerprint", "outcome", "detail", "height_px", "width_px", "codec", "frames"]
         where = f"name = '{self._settings.frame_set}' AND video_id IN ({ids})"
         for batch in self._run.table(FRAME_SETS).scan_blobs(columns, where=where):
             for row in batch.to_pylist():
+                if row["fingerprint"] != self._consumed.get(row["video_id"]) or row["clip_id"] not in spans:
+                    changed.add(row["video_id"])
+                    continue
                 start_ns, end_ns = spans[row["clip_id"]]
                 yield {**row, "start_ns": start_ns, "end_ns": end_ns}
 

@@ -43,7 +43,8 @@ def update_frame_sets(run: SourceRun, specs: Sequence[TableSpec] = (FRAME_SETS, 
     """
     with run.writing(*specs) as writer:
         headers = {spec.asset: run.headers(spec) for spec in specs}
-        expected = {spec.asset: expected_frames(run, spec) for spec in specs}
+        upstream = _read_upstream(run)
+        expected = {spec.asset: _expected(run, spec, upstream) for spec in specs}
         stale = {asset: set(expected[asset].work(headers[asset], retry_failed=run.retry_failed)) for asset in expected}
         order = next(iter(expected.values())).fingerprints
         work = run.limited([identity for identity in order if any(identity in videos for videos in stale.values())])
@@ -52,12 +53,16 @@ def update_frame_sets(run: SourceRun, specs: Sequence[TableSpec] = (FRAME_SETS, 
             for group in batched(work, _VIDEOS_PER_READ):
                 videos = read_videos(run, group)
                 for identity in group:
+                    video = videos.get(identity)
+                    if video is None or (video.etag, video.content_hash) != upstream.consumed[identity]:
+                        run.log(f"{run.source}: video {identity}: another run changed its clips meanwhile; it stays pending")
+                        continue
                     fingerprints = {asset: expected[asset].fingerprints[identity] for asset in expected if identity in stale[asset]}
                     # not when the header is there: it is a retry then, and what failed must be done again
                     is_new = not any(
                         identity in headers[asset] and headers[asset][identity].fingerprint == fingerprints[asset] for asset in fingerprints
                     )
-                    yield _plan(run, videos[identity], fingerprints, is_new=is_new)
+                    yield _plan(run, video, fingerprints, is_new=is_new)
 
         progress = run.progress(specs[0], len(work))
         report = run_stage(plans(), stage=_Sampling(), writer=writer, run_pieces=on_engine(run.engine), progress=progress)
@@ -77,15 +82,29 @@ def expected_frames(run: SourceRun, spec: TableSpec, *, only: str | None = None)
         spec: the table.
         only: the name of one frame set: fingerprints then stand for that set alone, for a stage that reads no other.
     """
+    return _expected(run, spec, _read_upstream(run), only=only)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    """What the videos' rows would be made from: (etag, content hash of the clips) by video_id, and the videos to wait for."""
+
+    consumed: dict[str, tuple[str, str]]
+    waiting: set[str]
+
+
+def _read_upstream(run: SourceRun) -> _Upstream:
     ready, waiting = expected_clips(run).usable(run.headers(CLIPS))
     etags = _etags(run)
+    return _Upstream({identity: (etags[identity], header.content_hash) for identity, header in ready.items() if identity in etags}, waiting)
+
+
+def _expected(run: SourceRun, spec: TableSpec, upstream: _Upstream, *, only: str | None = None) -> Expected:
     tree = _consumed_settings(run.settings, spec, only)
+    version = CODE_VERSIONS[spec.asset]
     return Expected(
-        {
-            identity: fingerprint(spec.asset, CODE_VERSIONS[spec.asset], etags[identity], header.content_hash, tree)
-            for identity, header in ready.items()
-        },
-        waiting,
+        {identity: fingerprint(spec.asset, version, etag, clips, tree) for identity, (etag, clips) in upstream.consumed.items()},
+        upstream.waiting,
     )
 
 
@@ -129,30 +148,32 @@ class SplitVideo:
     video_id: str
     uri: str
     etag: str
+    content_hash: str
     index: bytes
     clips: list[tuple[str, int, int]]
 
 
 def read_videos(run: SourceRun, group: Sequence[str]) -> dict[str, SplitVideo]:
-    """Read what sampling needs of some videos, by video_id."""
+    """Read what sampling needs of some videos, by video_id, from one version of each table; those that are gone are left out."""
     ids = ", ".join(f"'{identity}'" for identity in group)
-    objects = {row["video_id"]: row for row in run.read(RAW_VIDEOS, ["video_id", "uri", "etag"], where=f"video_id IN ({ids})").to_pylist()}
+    where = f"video_id IN ({ids})"
+    objects = {row["video_id"]: row for row in run.read(RAW_VIDEOS, ["video_id", "uri", "etag"], where=where).to_pylist()}
+    snapshot = run.table(CLIPS).snapshot()
+    if snapshot is None:
+        return {}
     clips: dict[str, list[tuple[str, int, int]]] = {identity: [] for identity in group}
-    for row in run.read(CLIPS, ["video_id", "clip_id", "start_ns", "end_ns"], where=f"video_id IN ({ids})").to_pylist():
-        clips[row["video_id"]].append((row["clip_id"], row["start_ns"], row["end_ns"]))
-    indexes: dict[str, bytes] = {}
-    for batch in run.table(CLIPS).scan_blobs(["video_id", "packet_index"], where=f"video_id IN ({ids})", rows="headers"):
-        indexes.update(zip(batch.column("video_id").to_pylist(), batch.column("packet_index").to_pylist(), strict=True))
-    return {
-        identity: SplitVideo(
-            identity,
-            objects[identity]["uri"],
-            objects[identity]["etag"],
-            indexes[identity],
-            sorted(clips[identity], key=lambda clip: clip[1:]),
-        )
-        for identity in group
-    }
+    for batch in snapshot.batches(["video_id", "clip_id", "start_ns", "end_ns"], where=where):
+        for row in batch.to_pylist():
+            clips[row["video_id"]].append((row["clip_id"], row["start_ns"], row["end_ns"]))
+    videos = {}
+    for batch in snapshot.batches(["video_id", "content_hash", "packet_index"], where=where, rows="headers", is_blob_scan=True):
+        for row in batch.to_pylist():
+            identity = row["video_id"]
+            if identity in objects and row["packet_index"] is not None:
+                spans = sorted(clips[identity], key=lambda clip: clip[1:])
+                uri, etag = objects[identity]["uri"], objects[identity]["etag"]
+                videos[identity] = SplitVideo(identity, uri, etag, row["content_hash"], row["packet_index"], spans)
+    return videos
 
 
 def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str], *, is_new: bool) -> Plan:

@@ -83,14 +83,18 @@ class SourceRegistry:
         """Read one source.
 
         Raises:
-            SettingsError: there is none of that name.
+            SettingsError: there is none of that name, or its entry is damaged.
         """
         try:
             data = self._store.get(self._layout.source_key(name))
         except NotFound:
             known = ", ".join(self.names()) or "none yet"
             raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI") from None
-        return SourceRecord(**json.loads(data))
+        try:
+            return SourceRecord(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            where = self._store.uri(self._layout.source_key(name))
+            raise SettingsError(f"{where} is damaged ({error}); remove it and add the source again") from error
 
     def put(self, record: SourceRecord) -> None:
         """Add or replace a source."""
@@ -103,11 +107,12 @@ class SourceRegistry:
 
     def sync(self, config: Config) -> list[str]:
         """Upsert the settings file's sources and return all names."""
+        known = set(self.names())
         for name, settings in config.sources.items():
             record = SourceRecord.from_settings(name, settings)
-            if name not in self.names() or self.get(name) != record:
+            if name not in known or self.get(name) != record:
                 self.put(record)
-        return self.names()
+        return sorted(known | config.sources.keys())
 
 
 def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:

@@ -44,6 +44,11 @@ def build_curate_sources(stages: list[CurationStage]) -> dg.JobDefinition:
     @dg.op(name="curate_sources_op")
     def curate_sources_op(context: dg.OpExecutionContext, config: CurateSources, curation: CurationResource) -> None:
         """Work through the stages, each over all the sources, and record every partition's materialization."""
+        known = [table.spec.asset for stage in stages for table in stage.tables]
+        unknown = [name for name in config.asset_names if name not in known]
+        if unknown or not config.partition_names:
+            wrong = f"asset_names {unknown}; there are {known}" if unknown else "partition_names is empty; name the sources"
+            raise dg.Failure(f"curate_sources: {wrong}", allow_retries=False)
         all_errors: dict[str, str] = {}
         for stage in stages:
             tables = [table for table in stage.tables if not config.asset_names or table.spec.asset in config.asset_names]

@@ -1,6 +1,7 @@
 """Launch: start a run from the command line, in this process, on the instance that the UI shows."""
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ from dagster._core.errors import DagsterExecutionInterruptedError  # not exporte
 from curation_assets.definitions import build_defs
 from curation_assets.defs.partitions import sync_partitions, video_sources
 from curation_assets.settings import SettingsError
+from curation_assets.storage import errors
 from curation_assets.storage.leases import boot_id
 
 PROCESS_TAG = "curation/process"
+_OWN_ERRORS = {"SettingsError", *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception))}
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -119,11 +122,14 @@ def end_orphans(instance: dg.DagsterInstance) -> None:
 
 
 def _process_tag(pid: int) -> str:
-    return f"{boot_id()}:{pid}:{psutil.Process(pid).create_time():.2f}"
+    return f"{socket.gethostname()}|{boot_id()}|{pid}|{psutil.Process(pid).create_time():.2f}"
 
 
 def _is_alive(tag: str) -> bool:
-    boot, pid, _ = tag.rsplit(":", 2)
+    """Judge a process of this machine; those of other machines and containers are theirs to judge."""
+    host, boot, pid, _ = tag.split("|")
+    if host != socket.gethostname():
+        return True
     if boot != boot_id():
         return False
     try:
@@ -145,29 +151,30 @@ def _select(definitions: dg.Definitions, select: Sequence[str]) -> list[dg.Asset
             keys = set()
         if not keys:
             known = ", ".join("/".join(key.path) for key in sorted(partitioned))
-            raise SettingsError(f"--select {text!r} matches no asset; there are {known}, and selections such as 'clips*' or 'group:frames'")
+            raise SettingsError(f"--select {text!r} matches no asset; there are {known}, and selections such as 'clips*' or '+frame_sets'")
         chosen |= keys
     return sorted(chosen)
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
-    errors = []
+    messages = []
     for event in result.all_events:
         if event.event_type is DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
             failure = data.user_failure_data.description if data.user_failure_data else None
             error = _root_cause(event)
-            errors.append(failure or (error.message.strip() if error else "a step failed"))
+            messages.append(failure or (error.message.strip() if error else "a step failed"))
     unread = [check for check in result.get_asset_check_evaluations() if check.check_name == "source_readable" and not check.passed]
-    errors += [check.description or "a source could not be read" for check in unread]
-    if not result.success and not errors:
-        errors.append(f"run {result.run_id} failed; the UI shows its log")
-    return list(dict.fromkeys(errors))
+    messages += [check.description or "a source could not be read" for check in unread]
+    if not result.success and not messages:
+        messages.append(f"run {result.run_id} failed; the UI shows its log")
+    return list(dict.fromkeys(messages))
 
 
 def _root_cause(event: dg.DagsterEvent) -> Any:
+    """Find the error that says what to do: the first of ours in the chain, else the innermost."""
     error = event.step_failure_data.error
-    while error is not None and error.cause is not None:
+    while error is not None and error.cause is not None and error.cls_name not in _OWN_ERRORS:
         error = error.cause
     return error
 

@@ -1,5 +1,6 @@
 """Partitions: one per video source, made and removed as the registry says."""
 
+import os
 from collections.abc import Iterable
 
 import dagster as dg
@@ -14,11 +15,21 @@ _KEYS_PER_CALL = 1000  # SQLite allows 32,766 variables in a statement
 
 
 def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
-    """Make the instance's partitions equal to the registry's names; existing ones keep their order."""
+    """Add the registry's names to the instance's partitions; existing ones keep their order.
+
+    Partitions that the registry does not have go, unless `DAGSTER_HOME` is set: several warehouses may share such an instance then, and only
+    `remove_partition` takes one away.
+    """
     wanted = list(names)
     present = instance.get_dynamic_partitions(video_sources.name or "")
     new = [name for name in wanted if name not in set(present)]
     for start in range(0, len(new), _KEYS_PER_CALL):
         instance.add_dynamic_partitions(video_sources.name or "", new[start : start + _KEYS_PER_CALL])
-    for name in set(present) - set(wanted):
-        instance.delete_dynamic_partition(video_sources.name or "", name)
+    if not os.environ.get("DAGSTER_HOME"):
+        for name in set(present) - set(wanted):
+            remove_partition(instance, name)
+
+
+def remove_partition(instance: dg.DagsterInstance, name: str) -> None:
+    """Take one source's partition away."""
+    instance.delete_dynamic_partition(video_sources.name or "", name)

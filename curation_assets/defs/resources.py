@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine, return_freed_memory
-from curation_assets.settings import Config, find_config, load_config, resolve_settings
+from curation_assets.settings import Config, SettingsError, find_config, load_config, resolve_settings
 
 _listeners: list[Listener] = []
 
@@ -34,6 +34,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     retry_failed: bool = False
 
     _engines: dict[tuple[int | None, float], LocalEngine] = PrivateAttr(default_factory=dict)
+    _config: Config | None = PrivateAttr(default=None)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CurationResource"]:
@@ -47,8 +48,16 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._engines.clear()
 
     def config(self) -> Config:
-        """Read the settings file."""
-        return load_config(find_config(self.config_path))
+        """Read the settings file, once per run.
+
+        Raises:
+            SettingsError: the file is wrong, or the run's limit is.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise SettingsError(f"limit is {self.limit}; it must be at least 1, or left out")
+        if self._config is None:
+            self._config = load_config(find_config(self.config_path))
+        return self._config
 
     def source_run(self, name: str, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> SourceRun:
         """Prepare one source: its record, its settings with all overrides, its tables.

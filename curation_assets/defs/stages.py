@@ -73,6 +73,8 @@ def materialize(
         if len(results) == 1 and not errors:
             metadata, version = results[0].metadata[asset], results[0].data_versions[asset]
         else:
+            for key, error in errors.items():  # Dagster counts the partition as materialized: its event says that it was not
+                context.add_asset_metadata({"error": error}, asset_key=asset_key, partition_key=key)
             for result in results:
                 context.add_asset_metadata(result.metadata[asset], asset_key=asset_key, partition_key=result.key)
             metadata, version = {}, combine(f"{result.key}:{result.data_versions[asset]}" for result in results)
@@ -95,8 +97,8 @@ def work_on_keys(
     results: list[_KeyResult] = []
     errors: dict[str, str] = {}
     for key in keys:
-        run = curation.source_run(key, context)
         try:
+            run = curation.source_run(key, context)
             report = stage.update(run, [table.spec for table in tables])
             result = _KeyResult(key, {}, {}, {})
             for table in tables:

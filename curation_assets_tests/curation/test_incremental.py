@@ -6,11 +6,11 @@ import signal
 import numpy as np
 import pytest
 
-from curation_assets.curation import incremental
+from curation_assets.curation import embeddings, incremental
 from curation_assets.curation.incremental import Plan, StageReport, Writer, on_engine, run_stage
 from curation_assets.curation.pieces import Piece, Result
 from curation_assets.curation.progress import Progress
-from curation_assets.engine.local import LocalEngine
+from curation_assets.engine.local import Failed, LocalEngine
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome
@@ -200,6 +200,63 @@ def test_a_long_video_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     undisturbed.run()
     assert project.versions() == undisturbed.versions()
     assert project.work() == NOTHING
+
+
+class Meanwhile(LocalEngine):
+    """Another run of other settings does something just before this one draws its work."""
+
+    def __init__(self, action):
+        super().__init__(workers=0)
+        self.action = action
+
+    def map(self, function, items):
+        self.action()
+        return super().map(function, items)
+
+
+def test_clips_that_another_run_changes_meanwhile_are_not_mixed(project):
+    project.run(stages=("raw_videos", "clips"))
+    other = Project(project.videos, project.warehouse_uri, {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}})
+    project.engine = Meanwhile(lambda: other.run(stages=("clips",)))
+    assert project.run(stages=("frame_sets",))["frame_sets"].num_work == 0
+    project.engine = LocalEngine(workers=0)
+    project.run()
+    assert project.versions() == _fresh(project).versions()
+
+
+def test_frames_that_another_run_changes_meanwhile_are_not_embedded(project, monkeypatch):
+    project.run(stages=("raw_videos", "clips", "frame_sets"))
+    other = Project(project.videos, project.warehouse_uri, {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}})
+    build = embeddings.load
+
+    def load_after_the_other(name):
+        other.run(stages=("clips", "frame_sets"))
+        return build(name)
+
+    monkeypatch.setattr(embeddings, "load", load_after_the_other)
+    assert project.run(stages=("embeddings",))["embeddings"].num_work == 0
+    monkeypatch.undo()
+    project.run()
+    assert project.versions() == _fresh(project).versions()
+
+
+class TimesOut(LocalEngine):
+    def map(self, function, items):
+        for item in items:
+            yield Failed(item, Outcome.TIMEOUT, "too slow")
+
+
+def test_embeddings_follow_frames_that_were_retried(project):
+    project.run(stages=("raw_videos", "clips"))
+    project.engine = TimesOut(workers=0)
+    project.run(stages=("frame_sets",))
+    project.engine = LocalEngine(workers=0)
+    project.run()
+    assert set(project.status()["embeddings_fingerprint"]["outcomes"]) == {"timeout"}
+    project.run(stages=("frame_sets",), retry_failed=True)
+    project.run()
+    assert set(project.status()["embeddings_fingerprint"]["outcomes"]) == {"ok"}
+    assert project.versions() == _fresh(project).versions()
 
 
 def test_embeddings_are_of_unit_length_and_the_video_is_the_mean(project):

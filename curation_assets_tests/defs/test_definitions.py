@@ -132,6 +132,38 @@ def test_an_unreadable_source_fails_alone(instance, workplace):
     assert rows["c"].value > 0
 
 
+def test_a_source_that_is_not_there_fails_alone(instance, workplace):
+    sync_partitions(instance, ["a", "b", "c", "unknown"])
+    result = curate(instance, tags={RANGE_START: "a", RANGE_END: "unknown"})
+    assert result.success
+    rows = {event.partition: event.materialization.metadata for event in events(result, "clips")}
+    assert rows["a"]["dagster/row_count"].value > 0
+    assert "no source named 'unknown'" in rows["unknown"]["error"].value
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [({"partition_names": ["a"], "asset_names": ["clipz"]}, "clipz"), ({"partition_names": []}, "partition_names is empty")],
+)
+def test_curate_sources_says_what_is_wrong(instance, config, message):
+    job = build_defs().resolve_job_def("curate_sources")
+    run_config = {"ops": {"curate_sources_op": {"config": config}}}
+    result = job.execute_in_process(instance=instance, run_config=run_config, raise_on_error=False)
+    assert not result.success
+    assert message in result.all_node_events[-1].step_failure_data.user_failure_data.description
+
+
+def test_a_limit_below_one_is_refused(instance):
+    result = curate(instance, partition_key="a", run_config={"resources": {"curation": {"config": {"limit": 0}}}})
+    assert not result.success
+
+
+def test_a_shared_instance_keeps_the_partitions_of_others(instance, monkeypatch, tmp_path):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    sync_partitions(instance, ["a", "new"])
+    assert set(instance.get_dynamic_partitions("video_source")) == {"a", "b", "c", "new"}
+
+
 def test_launchpad_overrides_apply_to_one_run(instance, workplace):
     run_config = {"resources": {"curation": {"config": {"settings": {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}}}}}}
     result = curate(instance, partition_key="a", run_config=run_config)
