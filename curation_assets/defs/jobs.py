@@ -3,10 +3,12 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
 
+from curation_assets.curation.checks import CheckOutcome
 from curation_assets.defs.assets import clips, embeddings, frame_sets, raw_videos
+from curation_assets.defs.metadata import check_result
 from curation_assets.defs.partitions import backfill_policy, video_sources
 from curation_assets.defs.resources import CurationResource
-from curation_assets.defs.stages import CurationStage, Table, work_on_keys
+from curation_assets.defs.stages import CurationStage, Table, merged_checks, work_on_keys
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config
 
@@ -54,9 +56,11 @@ def build_curate_sources(stages: list[CurationStage]) -> dg.JobDefinition:
             tables = [table for table in stage.tables if not config.asset_names or table.spec.asset in config.asset_names]
             if tables:
                 results, errors = work_on_keys(context, curation, stage, tables, config.partition_names)
-                for result in results:
-                    for table in tables:
+                for table in tables if results else []:
+                    for result in results:
                         context.log_event(_event(table, result))
+                    for check in merged_checks(table, results, errors):
+                        context.log_event(_evaluation(table, check))  # type: ignore[arg-type] # taken, though not in the annotation (1.13)
                 all_errors.update(errors)
         if all_errors:
             raise dg.Failure("; ".join(f"{key}: {error}" for key, error in all_errors.items()), allow_retries=False)
@@ -78,4 +82,16 @@ def _event(table: Table, result) -> dg.AssetMaterialization:  # type: ignore[no-
         partition=result.key,
         metadata=result.metadata[table.spec.asset],
         tags={"dagster/data_version": result.data_versions[table.spec.asset], "dagster/code_version": table.code_version},
+    )
+
+
+def _evaluation(table: Table, check: CheckOutcome) -> dg.AssetCheckEvaluation:
+    result = check_result(table.spec, check)
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(table.spec.asset_key),
+        check_name=check.name,
+        passed=check.passed,
+        metadata={name: dg.MetadataValue.text(str(value)) for name, value in check.metadata.items()},
+        severity=result.severity,
+        description=check.description,
     )

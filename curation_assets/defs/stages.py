@@ -82,7 +82,7 @@ def materialize(
             asset_key=asset_key,
             metadata=metadata,
             data_version=dg.DataVersion(version),
-            check_results=[check_result(table.spec, check) for check in _merged_checks(table, results, errors)],
+            check_results=[check_result(table.spec, check) for check in merged_checks(table, results, errors)],
         )
 
 
@@ -118,8 +118,14 @@ def work_on_keys(
     return results, errors
 
 
-def _merged_checks(table: Table, results: Sequence[_KeyResult], errors: dict[str, str]) -> list[CheckOutcome]:
-    """Give one outcome per check over all keys: the worst, naming its sources."""
+def merged_checks(table: Table, results: Sequence[_KeyResult], errors: dict[str, str]) -> list[CheckOutcome]:
+    """Give one outcome per check over all keys: the worst, naming its sources.
+
+    Args:
+        table: whose checks.
+        results: at least one.
+        errors: by key, of the sources that could not be worked on.
+    """
     merged = []
     for position in range(1 + len(table.checks)):
         outcomes = [(result.key, result.checks[table.spec.asset][position]) for result in results]

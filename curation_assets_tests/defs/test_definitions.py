@@ -100,7 +100,11 @@ def test_several_partitions_in_one_run(instance):
 def test_any_set_of_sources_in_one_run(instance, workplace):
     job = build_defs().resolve_job_def("curate_sources")
     config = {"ops": {"curate_sources_op": {"config": {"partition_names": ["c", "a"]}}}}
-    assert job.execute_in_process(instance=instance, run_config=config).success
+    result = job.execute_in_process(instance=instance, run_config=config)
+    assert result.success
+    checks = {(check.asset_key.to_user_string(), check.check_name): check.passed for check in result.get_asset_check_evaluations()}
+    assert checks["raw_videos", "failure_rate"] is False
+    assert checks["embeddings/fingerprint", "unit_norms"] is True
     for name in PARTITIONED:
         assert instance.get_materialized_partitions(dg.AssetKey(name.split("/"))) == {"a", "c"}
     only = {"ops": {"curate_sources_op": {"config": {"partition_names": ["b"], "asset_names": ["raw_videos"]}}}}
