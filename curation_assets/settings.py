@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 VIDEO_EXTENSIONS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
 _SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_OF_THE_FILE = ("warehouse", "storage_options", "sources")
+_ABSENT = object()
+_OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "max_failed_fraction")
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -319,6 +322,33 @@ def resolve_settings(base: Mapping[str, Any], *overrides: Mapping[str, Any], whe
     return _validated(ProcessingSettings, merge(base, *overrides), where=where)
 
 
+def check_source_settings(own: Mapping[str, Any], *, where: str) -> None:
+    """Refuse, in a source's own settings, what only the whole project can have: tables and the run's verdict are of all sources.
+
+    Raises:
+        SettingsError: such a key is there.
+    """
+    for key in _OF_THE_PROJECT:
+        part: Any = own
+        for name in key.split("."):
+            part = part.get(name, _ABSENT) if isinstance(part, Mapping) else _ABSENT
+        if part is not _ABSENT:
+            raise SettingsError(
+                f"{where}: {key} is for the whole project, not for one source; put it at the top level of the settings file"
+            )
+
+
+def check_overrides(overrides: Mapping[str, Any], *, where: str = "--set") -> None:
+    """Refuse overrides of what a run cannot change: where the tables lie and what the sources are.
+
+    Raises:
+        SettingsError: such a key is there.
+    """
+    for key in _OF_THE_FILE:
+        if key in overrides:
+            raise SettingsError(f"{where}: {key} cannot be overridden; put it into the settings file, or name another file with --config")
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Build a tree from `a.b=value` strings; values are YAML.
 
@@ -362,9 +392,14 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
 
     Relative folders are taken from the file's own folder, or from the current one where there is no file.
 
+    Args:
+        path: settings file, or None.
+        overrides: a processing tree that wins over the file and over the sources' own settings.
+
     Raises:
         SettingsError: not YAML, an unknown key (with the nearest right one), or a wrong value.
     """
+    check_overrides(overrides or {}, where="overrides")
     tree: Any = {}
     if path is not None:
         try:
@@ -374,11 +409,18 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
         if not isinstance(tree, dict):
             raise SettingsError(f"{path}: expected a mapping of settings at the top, found {type(tree).__name__}")
     where = str(path) if path else "settings"
-    config = _validated(Config, merge(tree, overrides or {}), where=where)
-    for name, source in config.sources.items():
-        resolve_settings(config.processing(), source.settings, where=f"{where}: sources.{name}.settings")
     base = path.parent if path else Path.cwd()
-    sources = {name: source.model_copy(update={"uri": absolute_uri(source.uri, base)}) for name, source in config.sources.items()}
+    config = _validated(Config, absolute_cache(tree, base), where=where)
+    if overrides:  # over the defaults too, as a run merges them: a part of a frame set that is not named keeps its value
+        merged = merge(config.processing(), overrides)
+        config = _validated(Config, {**config.model_dump(mode="json"), **merged}, where="--set")
+    sources = {}
+    for name, source in config.sources.items():
+        place = f"{where}: sources.{name}.settings"
+        check_source_settings(source.settings, where=place)
+        own = absolute_cache(source.settings, base)
+        resolve_settings(config.processing(), own, overrides or {}, where=place)
+        sources[name] = source.model_copy(update={"uri": absolute_uri(source.uri, base), "settings": own})
     return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources})
 
 
@@ -387,6 +429,14 @@ def absolute_uri(uri: str, base: Path) -> str:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", uri):
         return uri
     return os.path.normpath(base / Path(uri).expanduser())
+
+
+def absolute_cache(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Make the `engine.cache_dir` of a processing tree absolute; runs do not work in the folder where it was written down."""
+    engine = tree.get("engine")
+    if not isinstance(engine, Mapping) or not isinstance(engine.get("cache_dir"), str):
+        return dict(tree)
+    return merge(tree, {"engine": {"cache_dir": absolute_uri(engine["cache_dir"], base)}})
 
 
 def _validated(model: type[M], tree: Mapping[str, Any], *, where: str) -> M:

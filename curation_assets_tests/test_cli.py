@@ -195,7 +195,8 @@ def test_limit_select_and_config_anywhere(call, place, samples):
         (["sql", "select * from clip"], "views: "),
         (["sql", "selec 1"], "syntax error"),
         (["run", "--set", "embeddings.models=[fingerprin]", "--source", "x=."], "fingerprint"),
-        (["run", "--set", "storage_options={aws_secret_access_key: x}"], "environment"),
+        (["run", "--set", "storage_options={aws_region: x}"], "settings file"),
+        (["run", "--set", "warehouse=./x"], "settings file"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(call, words, message):
@@ -221,7 +222,8 @@ def test_unreadable_source_is_exit_3(call, place):
 
 def test_unwritable_warehouse_is_exit_3(call, place, samples):
     (place / "file").write_text("in the way")
-    code, _, err = call("run", "--source", f"mine={samples}", "--set", "warehouse=./file/warehouse", *INLINE)
+    (place / "curation.yaml").write_text("warehouse: ./file/warehouse\n")
+    code, _, err = call("run", "--source", f"mine={samples}", *INLINE)
     assert code == 3
     assert "file" in err
     assert "Traceback" not in err
@@ -260,6 +262,53 @@ def test_two_sources_and_not_neighbours(call, place, samples, tmp_path):
     assert all(tables["clips"]["outcomes"]["ok"] == 3 for tables in done.values())
     status = {item["source"]: item["tables"] for item in json.loads(call("status", "--json")[1])["sources"]}
     assert status["b"]["raw_videos"]["outcomes"] == {}
+
+
+def test_the_settings_file_wins_over_no_one_in_silence(call, place, samples):
+    (place / "curation.yaml").write_text(f"sources: {{mine: {{uri: '{samples}'}}}}\n")
+    for words in (["run", "--source", "mine=./elsewhere"], ["sources", "add", "mine", "./elsewhere"]):
+        code, _, err = call(*words)
+        assert code == 2
+        assert "the settings file says that mine is" in err
+
+
+def test_a_run_sees_its_own_settings(call, place, samples):
+    call("sources", "add", "mine", samples, "--set", "clips.splitter.clip_len_s=3")
+    words = ["--set", "engine.workers=0", "--set", "clips.splitter.clip_len_s=2", "--set", "frame_sets.sets.embeddings.quality=80"]
+    code, out, _ = call("run", "--json", *words)
+    assert code == 0
+    tables = json.loads(out)["sources"][0]["tables"]
+    assert {table["pending"] for table in tables.values()} == {0}
+    (estimate,) = json.loads(call("run", "--dry-run", "--json", *words)[1])["sources"]
+    assert (estimate["num_new"], estimate["num_stale"]) == (0, 0)
+
+
+@pytest.mark.parametrize("setting", ["embeddings.models=[]", "clip_scores.scorers=[]", "max_failed_fraction=0.5"])
+def test_what_is_of_the_project_is_refused_for_one_source(call, samples, setting):
+    code, _, err = call("sources", "add", "mine", samples, "--set", setting)
+    assert code == 2
+    assert "whole project" in err
+
+
+def test_brackets_in_names_are_no_markup(call, place):
+    (place / "videos" / "a[").mkdir(parents=True)
+    makevideo.make_text(place / "videos" / "a[" / "b].mp4")
+    makevideo.make_text(place / "videos" / "x [bold].mp4")
+    assert call("run", "--source", "mine=./videos", *INLINE)[0] == 0
+    out = call("failures")[1]
+    assert "a[/b].mp4" in out
+    assert "x [bold].mp4" in out
+    assert "a[/b].mp4" in call("sql", "select key from raw_videos")[1]
+
+
+def test_a_damaged_table_is_one_message(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    for path in (place / "warehouse" / "tables" / "clips" / "mine.lance" / "data").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    code, _, err = call("status")
+    assert code == 3
+    assert "damaged" in err
+    assert "Traceback" not in err
 
 
 def test_config_schema_and_check(call, place):

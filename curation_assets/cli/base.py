@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
-from curation_assets.settings import Config, absolute_uri, find_config, load_config
+from curation_assets.settings import Config, SettingsError, absolute_uri, find_config, load_config
 
 EXIT_TOO_MANY_FAILED, EXIT_USAGE, EXIT_RUN_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 _WIDTH_OF_A_PIPE = 200
@@ -55,6 +56,11 @@ def settings_of(context: click.Context, overrides: dict[str, Any] | None = None)
     return path, load_config(path, overrides)
 
 
+def cell(value: object) -> str:
+    """Write a value for a table: brackets in a key are no markup."""
+    return "" if value is None else escape(str(value))
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
@@ -69,15 +75,27 @@ def source_records(config: Config) -> list[Any]:
 
 
 @contextmanager
-def source_run(config: Config, record: Any, *, limit: int | None = None, retry_failed: bool = False) -> Iterator[Any]:
-    """Prepare one source for reading its tables, or for looking at its objects."""
+def source_run(
+    config: Config, record: Any, *, overrides: Mapping[str, Any] | None = None, limit: int | None = None, retry_failed: bool = False
+) -> Iterator[Any]:
+    """Prepare one source for reading its tables, or for looking at its objects, with the settings that a run with these overrides has."""
     from curation_assets.curation.warehouse import SourceRun, Warehouse
     from curation_assets.engine.local import LocalEngine
     from curation_assets.settings import resolve_settings
 
-    settings = resolve_settings(config.processing(), record.settings, where=f"settings of source {record.name!r}")
+    settings = resolve_settings(config.processing(), record.settings, overrides or {}, where=f"settings of source {record.name!r}")
     with LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s) as engine:
         yield SourceRun(record, settings, Warehouse.of(config), engine, limit=limit, retry_failed=retry_failed)
+
+
+def refuse_other_uri(config: Config, name: str, uri: str) -> None:
+    """Refuse a URI for a source to which the settings file gives another: the file would win at the next run.
+
+    Raises:
+        SettingsError: it does.
+    """
+    if name in config.sources and config.sources[name].uri != uri:
+        raise SettingsError(f"the settings file says that {name} is {config.sources[name].uri}; change it there, or use another name")
 
 
 def absolute(uri: str) -> str:

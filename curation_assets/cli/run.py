@@ -16,10 +16,12 @@ from curation_assets.cli.base import (
     EXIT_RUN_FAILED,
     EXIT_TOO_MANY_FAILED,
     absolute,
+    cell,
     cli,
     err,
     out,
     print_json,
+    refuse_other_uri,
     settings_of,
     source_records,
     source_run,
@@ -77,7 +79,7 @@ def run(
     path, config = settings_of(context, overrides)
     added = {name: SourceSettings(uri=absolute(uri), storage_options={}) for name, uri in named.items() if uri is not None}
     if dry_run:
-        _dry_run(config, added, list(named), as_json=as_json, limit=limit, retry_failed=retry_failed)
+        _dry_run(config, added, list(named), overrides, as_json=as_json, limit=limit, retry_failed=retry_failed)
         return
     if path is None:
         path = Path("curation.yaml").resolve()
@@ -117,6 +119,7 @@ def curate(
 
     warehouse = Warehouse.of(config)
     for name, settings in added.items():
+        refuse_other_uri(config, name, settings.uri)
         warehouse.registry.put(_kept_settings(warehouse, SourceRecord.from_settings(name, settings)))
     registered = warehouse.registry.sync(config)
     for name in names:
@@ -138,7 +141,7 @@ def curate(
     if result.is_interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
-    statuses = read_statuses(config, names or registered)
+    statuses = read_statuses(config, names or registered, overrides)
     if as_json:
         print_json({**status_document(statuses), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
     else:
@@ -190,7 +193,14 @@ def _progress(*, as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 
 def _dry_run(
-    config: Config, added: dict[str, SourceSettings], names: list[str], *, as_json: bool, limit: int | None, retry_failed: bool
+    config: Config,
+    added: dict[str, SourceSettings],
+    names: list[str],
+    overrides: dict[str, Any],
+    *,
+    as_json: bool,
+    limit: int | None,
+    retry_failed: bool,
 ) -> None:
     from curation_assets.curation.estimate import estimate_run
     from curation_assets.curation.progress import format_seconds
@@ -203,7 +213,7 @@ def _dry_run(
         raise SettingsError(f"no source named {missing[0]!r}; known: {', '.join(sorted(records)) or 'none yet'}")
     estimates = []
     for name in names or sorted(records):
-        with source_run(config, records[name], limit=limit, retry_failed=retry_failed) as source:
+        with source_run(config, records[name], overrides=overrides, limit=limit, retry_failed=retry_failed) as source:
             estimates.append(estimate_run(source))
     if as_json:
         print_json({"sources": [item.as_dict() for item in estimates]})
@@ -211,7 +221,9 @@ def _dry_run(
     table = Table("source", "objects", "new or changed", "gone", "stale", "GB to read", "hours of video", "about")
     for item in estimates:
         counts = (item.num_objects, item.num_new, item.num_gone, item.num_stale)
-        table.add_row(item.source, *map(str, counts), f"{item.bytes_to_read / 1e9:.3f}", f"{item.hours:.3f}", format_seconds(item.seconds))
+        table.add_row(
+            cell(item.source), *map(str, counts), f"{item.bytes_to_read / 1e9:.3f}", f"{item.hours:.3f}", format_seconds(item.seconds)
+        )
     out.print(table)
     out.print("nothing was written")
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from rich.table import Column, Table
 
-from curation_assets.cli.base import cli, out, print_json, settings_of, source_records, source_run, with_json
+from curation_assets.cli.base import cell, cli, out, print_json, settings_of, source_records, source_run, with_json
 from curation_assets.settings import Config, SettingsError
 
 
-def read_statuses(config: Config, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+def read_statuses(
+    config: Config, names: Sequence[str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """Read the status of all sources, or of some, by name."""
     from curation_assets.curation.status import source_status
 
     statuses = {}
     for record in source_records(config):
         if not names or record.name in names:
-            with source_run(config, record) as source:
+            with source_run(config, record, overrides=overrides) as source:
                 statuses[record.name] = source_status(source)
     return statuses
 
@@ -38,7 +40,7 @@ def print_status(statuses: dict[str, dict[str, Any]]) -> None:
             ok = outcomes.pop("ok", 0)
             bad = ", ".join(f"{number:,} {code}" for code, number in outcomes.items())
             total = ok + sum(outcomes.values())
-            table.add_row(name if place == 0 else "", view, f"{total:,}", f"{ok:,}", bad, f"{status['pending']:,}")
+            table.add_row(cell(name) if place == 0 else "", view, f"{total:,}", f"{ok:,}", bad, f"{status['pending']:,}")
     out.print(table)
 
 
@@ -78,7 +80,9 @@ def failures(context: click.Context, names: tuple[str, ...], as_json: bool) -> N
         return
     table = Table("source", "table", "key", "clip", "outcome", "detail")
     for item in found:
-        table.add_row(item["source"], item["table"], item["key"], (item["clip_id"] or "")[:8], item["outcome"], item["detail"])
+        table.add_row(
+            *map(cell, (item["source"], item["table"], item["key"], (item["clip_id"] or "")[:8], item["outcome"], item["detail"]))
+        )
     out.print(table)
 
 
@@ -98,7 +102,8 @@ def why(context: click.Context, clip_id: str, as_json: bool) -> None:
         return
     clip, video, scores = story["clip"], story["video"], story["scores"]
     out.print(f"clip {clip['clip_id']}", markup=False)
-    out.print(f"  from    {video['uri']}", markup=False, soft_wrap=True)
+    where = video["uri"] if video else "gone from its source; the next run removes the clip"
+    out.print(f"  from    {where}", markup=False, soft_wrap=True)
     out.print(f"  span    {clip['start_ns'] / 1e9:.3f} to {clip['end_ns'] / 1e9:.3f} s, {clip['num_frames']} frames, by {clip['method']}")
     if scores is None:
         out.print("  kept    not judged: there are no scores for it yet")
@@ -135,9 +140,9 @@ def sql(context: click.Context, query: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(*(rows[0] if rows else ["no rows"]))
+    table = Table(*(map(cell, rows[0]) if rows else ["no rows"]))
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(cell(_cell(value)) for value in row.values()))
     out.print(table)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from curation_assets.cli.base import absolute, cli, out, print_json, settings_of, source_records, with_json
+from curation_assets.cli.base import absolute, cell, cli, out, print_json, refuse_other_uri, settings_of, source_records, with_json
 from curation_assets.settings import SettingsError, SourceSettings, parse_assignments
 
 
@@ -32,16 +32,18 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
 
     from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import Warehouse
-    from curation_assets.settings import resolve_settings
+    from curation_assets.settings import check_source_settings, resolve_settings
 
     config = settings_of(context)[1]
     tree = parse_assignments(assignments)
+    check_source_settings(tree, where=f"source {name!r}")
     resolve_settings(config.processing(), tree, where=f"source {name!r}")
     pairs = dict(text.partition("=")[::2] for text in options)
     try:
         settings = SourceSettings(uri=absolute(uri), kind=kind, storage_options=pairs, settings=tree)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(str(problem["msg"]) for problem in error.errors())) from error
+    refuse_other_uri(config, name, settings.uri)
     warehouse = Warehouse.of(config)
     warehouse.registry.put(SourceRecord.from_settings(name, settings))
     sync_partitions_to(warehouse.registry.sync(config))
@@ -66,7 +68,15 @@ def sources_list(context: click.Context, as_json: bool) -> None:
     table = Table("name", "uri", "kind", "own settings")
     for record in records:
         table.add_row(
-            record.name, record.uri, "manifest" if record.is_manifest else "prefix", json.dumps(record.settings) if record.settings else ""
+            *map(
+                cell,
+                (
+                    record.name,
+                    record.uri,
+                    "manifest" if record.is_manifest else "prefix",
+                    json.dumps(record.settings) if record.settings else "",
+                ),
+            )
         )
     out.print(table)
 

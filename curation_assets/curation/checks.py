@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_assets.curation.status import failed_fraction
+from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -46,13 +46,21 @@ def failure_rate(status: Mapping[str, Any]) -> CheckOutcome:
 
 
 def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
-    """Check that every row's video is in raw_videos, and every clip in clips."""
+    """Check that every row's video is in raw_videos, and every clip in clips; stale rows, which the next run replaces, are left out."""
     videos = set(run.table(RAW_VIDEOS).headers(["video_id"]).column("video_id").to_pylist())
-    rows = run.table(spec).headers(["video_id"]).column("video_id").to_pylist()
-    orphans = len(set(rows) - videos)
+    expected = expected_for(run, spec)
+    fresh = {
+        identity
+        for identity, header in run.headers(spec).items()
+        if expected is None or expected.fingerprints.get(identity) == header.fingerprint
+    }
+    orphans = len(fresh - videos)
     if spec is not CLIPS:
         clips = set(run.read(CLIPS, ["clip_id"]).column("clip_id").to_pylist())
-        found = set(run.read(spec, ["clip_id"], where="clip_id IS NOT NULL").column("clip_id").to_pylist())
+        rows = run.read(spec, ["video_id", "clip_id"], where="clip_id IS NOT NULL")
+        found = {
+            clip for video, clip in zip(*(rows.column(name).to_pylist() for name in ("video_id", "clip_id")), strict=True) if video in fresh
+        }
         orphans += len(found - clips)
     return CheckOutcome(
         "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}

@@ -70,7 +70,9 @@ def _decoded_frames(run: SourceRun, chosen: Sequence[dict[str, Any]]) -> dict[st
     spec = FrameSetSpec(name="sheet", policy="middle", target_res=(-1, _THUMB_PX[0]))
     jobs = []
     for clip in chosen:
-        video = videos[clip["video_id"]]
+        video = videos.get(str(clip["video_id"]))
+        if video is None:
+            continue
         ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
         span = (clip["clip_id"], clip["start_ns"], clip["end_ns"])
         jobs.append(SampleJob(video.video_id, ref, video.index, (span,), span[1:], (spec,), None, 1))
@@ -93,7 +95,7 @@ def _stored_frames(run: SourceRun, clip_ids: Sequence[str]) -> dict[str, Image.I
         for row in batch.to_pylist():
             middle = row["frames"][len(row["frames"]) // 2]
             picture = Image.fromarray(decode_image(middle, row["codec"], row["height_px"], row["width_px"]))
-            size = sizes[row["video_id"]]
+            size = sizes.get(row["video_id"], row)
             width = max(1, round(picture.height * (size["width_px"] or 1) / (size["height_px"] or 1)))
             pictures[row["clip_id"]] = picture.resize((width, picture.height))
     return pictures
@@ -112,7 +114,8 @@ def look_at_frames(run: SourceRun) -> str | None:
     chosen = {row["clip_id"]: row for row in _spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
     ids = ", ".join(f"'{clip}'" for clip in chosen)
     spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
-    thumbs = [(picture, _label(spans[clip])) for clip, picture in _stored_frames(run, [str(clip) for clip in chosen]).items()]
+    pictures = _stored_frames(run, [str(clip) for clip in chosen])
+    thumbs = [(picture, _label(spans[clip])) for clip, picture in pictures.items() if clip in spans]  # another run may have split anew
     return f"| frame set | fps | size | clips |\n|---|---|---|---|\n{lines}\n\n{contact_sheet(thumbs)}"
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from curation_assets.curation.select import reject_reason_sql
 from curation_assets.curation.warehouse import Warehouse, table_specs
 from curation_assets.models import registry
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.table import TableSpec
-from curation_assets.settings import Config, resolve_settings
+from curation_assets.settings import Config, SettingsError, resolve_settings
 from curation_assets.storage import views
+
+_SOME_IDS = 3
+_CATALOG = re.compile(r"\b(show|information_schema|duckdb_(tables|views|columns)|pg_catalog|sqlite_master)\b", re.IGNORECASE)
 
 
 def all_specs(config: Config) -> list[TableSpec]:
     """List the tables that may exist: those of the settings, and of every model in the registry."""
     specs = {spec.asset: spec for spec in table_specs(config)}
+    specs.setdefault(CLIP_SCORES_PIXELS.asset, CLIP_SCORES_PIXELS)
     for model in registry.names():
         spec = embeddings_table(model, registry.spec(model).dim)
         specs.setdefault(spec.asset, spec)
@@ -34,6 +40,16 @@ def connect_config(config: Config) -> views.SqlConnection:
     return views.connect(warehouse.layout, all_specs(config), names, storage_options=warehouse.storage_options, reject_sql=rejects)
 
 
+def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:
+    """Run a query and return its rows as JSON-ready objects.
+
+    Views are made when a query names them, so one that asks the catalog what there is has all of them made first.
+    """
+    if _CATALOG.search(query):
+        connection.execute(f"SELECT 1 -- {' '.join(connection.views)}")
+    return views.json_rows(connection.execute(query))
+
+
 def open_dataset(config: Config, view: str, source: str) -> Any:
     """Open the Lance dataset behind one view and source."""
     specs = {spec.view: spec for spec in all_specs(config)}
@@ -48,8 +64,15 @@ def open_dataset(config: Config, view: str, source: str) -> Any:
 def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
     """Gather what the tables say of one clip.
 
+    Args:
+        config: settings.
+        clip_id: the clip, or the beginning of its id.
+
     Returns:
-        The clip, its video, scores with the verdict, frame sets and embeddings; None when there is no such clip.
+        The clip, its video (None when it has left the source), scores with the verdict, frame sets and embeddings; None when there is no such clip.
+
+    Raises:
+        SettingsError: several clips begin so.
     """
     with connect_config(config) as connection:
 
@@ -57,11 +80,18 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
             return views.json_rows(connection.execute(query, list(parameters)))
 
         clips = rows("SELECT * FROM clips WHERE clip_id = ?", [clip_id])
+        if not clips:  # a range, which the scan takes over; a function of the column it would not
+            clips = rows("SELECT * FROM clips WHERE clip_id >= ? AND clip_id < ? ORDER BY clip_id", [clip_id, clip_id + chr(0x10FFFF)])
         if not clips:
             return None
-        clip = clips[0]
+        found_ids = list(dict.fromkeys(row["clip_id"] for row in clips))
+        if len(found_ids) > 1:
+            some = ", ".join(found_ids[:_SOME_IDS]) + (", …" if len(found_ids) > _SOME_IDS else "")
+            raise SettingsError(f"{len(found_ids)} clips begin with {clip_id!r}: {some}; give more of the id")
+        clip, clip_id = clips[0], found_ids[0]
         story: dict[str, Any] = {"clip": clip}
-        story["video"] = rows("SELECT * FROM raw_videos WHERE source = ? AND video_id = ?", [clip["source"], clip["video_id"]])[0]
+        videos = rows("SELECT * FROM raw_videos WHERE source = ? AND video_id = ?", [clip["source"], clip["video_id"]])
+        story["video"] = videos[0] if videos else None
         scores = rows("SELECT * FROM clip_scores WHERE source = ? AND clip_id = ?", [clip["source"], clip_id])
         story["scores"] = scores[0] if scores else None
         story["frame_sets"] = rows(

@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
@@ -27,6 +29,8 @@ Item = TypeVar("Item")
 _POLL_S = 0.5  # how soon a Terminate is seen while workers are busy
 _MAX_TASKS_PER_WORKER = 500  # a fresh process now and then bounds what leaks in C libraries can cost
 _CRASHES_BEFORE_GIVING_UP = 2
+_MOST_REBUILDS = 5  # of the pool, without any item done in between
+START_UP_S = 60.0  # no item runs, none is done: the pool has lost its workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +102,20 @@ class LocalEngine:
         crashes: dict[int, int] = {}
         flying: dict[Any, Any] = {}
         again: deque[Any] = deque()
+        unharmed: deque[Any] = deque()  # in flight when the pool broke
+        num_rebuilds = 0
+        last_change_s = time.monotonic()
         exhausted = False
         try:
             while True:
-                while not exhausted and len(flying) + len(again) < 2 * self.workers:
+                while (unharmed or not exhausted) and len(flying) + len(again) < 2 * self.workers:
                     try:
-                        item = next(source)
+                        item = unharmed.popleft() if unharmed else next(source)
                     except StopIteration:
                         exhausted = True
                         break
                     flying[self._schedule(function, item)] = item
+                    last_change_s = time.monotonic()
                 # What crashed a worker runs again alone: memory that ran out because of its neighbours is then free.
                 if again and not flying:
                     item = again.popleft()
@@ -115,14 +123,25 @@ class LocalEngine:
                 if not flying:
                     return
                 done, _ = wait(flying, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                if done or any(future.running() for future in flying):
+                    last_change_s = time.monotonic()
+                if _is_broken(done, idle_s=time.monotonic() - last_change_s):
+                    num_rebuilds += 1
+                    if num_rebuilds > _MOST_REBUILDS:
+                        raise RuntimeError("worker processes keep dying; is memory short? curation-assets doctor shows this machine")
+                    unharmed.extend(flying.values())
+                    flying.clear()
+                    self.close()
+                    continue
                 for future in done:
+                    num_rebuilds = 0
                     item = flying.pop(future)
                     result = _result(future, item, timeout_s=self.timeout_s)
-                    if isinstance(result, Failed) and result.outcome is Outcome.CRASHED:
+                    if _is_crash(result) and crashes.get(id(item), 0) + 1 < _CRASHES_BEFORE_GIVING_UP:
                         crashes[id(item)] = crashes.get(id(item), 0) + 1
-                        if crashes[id(item)] < _CRASHES_BEFORE_GIVING_UP:
-                            again.append(item)
-                            continue
+                        again.append(item)
+                        continue
+                    crashes.pop(id(item), None)
                     yield result
         finally:
             for future in flying:
@@ -150,7 +169,21 @@ class LocalEngine:
                 initializer=_start_worker,
                 initargs=(os.getpid(),),
             )
-        return self._pool.schedule(function, args=(item,), timeout=self.timeout_s)
+        try:
+            return self._pool.schedule(function, args=(item,), timeout=self.timeout_s)
+        except RuntimeError as error:  # the pool broke between two items
+            broken: Future[Any] = Future()
+            broken.set_exception(BrokenProcessPool(str(error)))
+            return broken
+
+
+def _is_crash(result: Done[Item] | Failed[Item]) -> bool:
+    return isinstance(result, Failed) and result.outcome is Outcome.CRASHED
+
+
+def _is_broken(done: Iterable[Any], *, idle_s: float) -> bool:
+    """Say whether the pool has to be made anew: it says so, or it has lost its workers as they started and does not know."""
+    return idle_s > START_UP_S or any(isinstance(future.exception(), BrokenProcessPool) for future in done)
 
 
 def _run_inline(function: Callable[[Item], Any], item: Item) -> Done[Item] | Failed[Item]:

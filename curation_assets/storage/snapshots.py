@@ -217,6 +217,9 @@ def lance_errors(uri: str) -> Iterator[None]:
         found = _classify(str(error))
         if found is not None:
             raise found(uri, str(error).split(", /home/", 1)[0].split("\n", 1)[0][:400]) from error
+        if "fill whole buffer" in str(error) or "LanceError(IO)" in str(error) or "file size is too small" in str(error).lower():
+            seen = str(error).split("\n", 1)[0][:200]
+            raise StoreError(f"{uri} is damaged ({seen}); remove this folder and run again: it is made anew from the videos") from error
         if isinstance(error, OSError):
             raise StoreError(f"{uri}: {error}") from error
         raise

@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from curation_assets.engine import local
 from curation_assets.engine.local import Done, Failed, LocalEngine, cpu_count
 from curation_assets.schemas.outcomes import Outcome
 
@@ -82,6 +83,7 @@ def test_close_ends_busy_workers_at_once():
 
 PARENT = """
 import sys
+from curation_assets.engine import local
 from curation_assets.engine.local import LocalEngine
 from curation_assets_tests.engine.test_local import misbehave
 if __name__ == "__main__":
@@ -103,6 +105,41 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         parent.stdout.close()
         _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+def spawned():
+    return [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(_cmdline(child))]
+
+
+def slow_square(item):
+    time.sleep(0.3)
+    return item * item
+
+
+@pytest.mark.parametrize("pause_s", [0.02, 0.3])
+def test_workers_killed_as_they_start_or_idle_cost_nothing(pause_s, monkeypatch):
+    monkeypatch.setattr(local, "START_UP_S", 5)
+    with LocalEngine(workers=2, timeout_s=30) as engine:
+
+        def items():
+            yield 1
+            time.sleep(pause_s)
+            for child in spawned():
+                child.kill()
+            yield from range(2, 8)
+
+        results = list(engine.map(slow_square, items()))
+    assert sorted(result.value for result in results if isinstance(result, Done)) == [n * n for n in range(1, 8)]
+
+
+def test_idle_workers_killed_between_two_maps():
+    with LocalEngine(workers=2, timeout_s=30) as engine:
+        assert len(list(engine.map(square, range(4)))) == 4
+        for child in spawned():
+            child.kill()
+        time.sleep(0.5)
+        results = list(engine.map(square, range(6)))
+    assert sorted(result.value for result in results if isinstance(result, Done)) == [n * n for n in range(6)]
 
 
 def test_cpu_count_is_positive():
