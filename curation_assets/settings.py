@@ -338,17 +338,6 @@ def check_source_settings(own: Mapping[str, Any], *, where: str) -> None:
             )
 
 
-def check_overrides(overrides: Mapping[str, Any], *, where: str = "--set") -> None:
-    """Refuse overrides of what a run cannot change: where the tables lie and what the sources are.
-
-    Raises:
-        SettingsError: such a key is there.
-    """
-    for key in _OF_THE_FILE:
-        if key in overrides:
-            raise SettingsError(f"{where}: {key} cannot be overridden; put it into the settings file, or name another file with --config")
-
-
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Build a tree from `a.b=value` strings; values are YAML.
 
@@ -392,14 +381,14 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
 
     Relative folders are taken from the file's own folder, or from the current one where there is no file.
 
-    Args:
-        path: settings file, or None.
-        overrides: a processing tree that wins over the file and over the sources' own settings.
+    `overrides`, a processing tree, wins over the file and over the sources' own settings.
 
     Raises:
         SettingsError: not YAML, an unknown key (with the nearest right one), or a wrong value.
     """
-    check_overrides(overrides or {}, where="overrides")
+    for key in _OF_THE_FILE:
+        if overrides and key in overrides:
+            raise SettingsError(f"--set: {key} cannot be overridden; put it into the settings file, or name another file with --config")
     tree: Any = {}
     if path is not None:
         try:
@@ -410,7 +399,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
             raise SettingsError(f"{path}: expected a mapping of settings at the top, found {type(tree).__name__}")
     where = str(path) if path else "settings"
     base = path.parent if path else Path.cwd()
-    config = _validated(Config, absolute_cache(tree, base), where=where)
+    config = _validated(Config, tree, where=where)
     if overrides:  # over the defaults too, as a run merges them: a part of a frame set that is not named keeps its value
         merged = merge(config.processing(), overrides)
         config = _validated(Config, {**config.model_dump(mode="json"), **merged}, where="--set")
@@ -418,9 +407,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     for name, source in config.sources.items():
         place = f"{where}: sources.{name}.settings"
         check_source_settings(source.settings, where=place)
-        own = absolute_cache(source.settings, base)
-        resolve_settings(config.processing(), own, overrides or {}, where=place)
-        sources[name] = source.model_copy(update={"uri": absolute_uri(source.uri, base), "settings": own})
+        resolve_settings(config.processing(), source.settings, overrides or {}, where=place)
+        sources[name] = source.model_copy(update={"uri": absolute_uri(source.uri, base)})
     return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources})
 
 
@@ -429,14 +417,6 @@ def absolute_uri(uri: str, base: Path) -> str:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", uri):
         return uri
     return os.path.normpath(base / Path(uri).expanduser())
-
-
-def absolute_cache(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """Make the `engine.cache_dir` of a processing tree absolute; runs do not work in the folder where it was written down."""
-    engine = tree.get("engine")
-    if not isinstance(engine, Mapping) or not isinstance(engine.get("cache_dir"), str):
-        return dict(tree)
-    return merge(tree, {"engine": {"cache_dir": absolute_uri(engine["cache_dir"], base)}})
 
 
 def _validated(model: type[M], tree: Mapping[str, Any], *, where: str) -> M:
