@@ -99,7 +99,8 @@ def test_run_then_everything_else(call, place, samples):
     assert story["clip"]["clip_id"] == clips[0]["clip_id"]
     assert story["scores"]["kept"] is True
     assert story["embeddings"]["embeddings_fingerprint"]["outcome"] == "ok"
-    code, out, _ = call("why", clips[0]["clip_id"])
+    assert "clip_scores" in call("sql", "show tables")[1]
+    code, out, _ = call("why", clips[0]["clip_id"][:10])
     assert "kept    yes" in out
 
     with curation_assets.connect() as connection:
@@ -194,6 +195,8 @@ def test_limit_select_and_config_anywhere(call, place, samples):
         (["why", "no-such-clip"], "no clip"),
         (["sql", "select * from clip"], "views: "),
         (["sql", "selec 1"], "syntax error"),
+        (["run", "--dry-run", "--select", "clips"], "leave --select out"),
+        (["failures", "--source", "nowhere"], "no source named 'nowhere'"),
         (["run", "--set", "embeddings.models=[fingerprin]", "--source", "x=."], "fingerprint"),
         (["run", "--set", "storage_options={aws_region: x}"], "settings file"),
         (["run", "--set", "warehouse=./x"], "settings file"),

@@ -78,6 +78,8 @@ def run(
     named = dict(_parse_source(text) for text in sources)
     path, config = settings_of(context, overrides)
     added = {name: SourceSettings(uri=absolute(uri), storage_options={}) for name, uri in named.items() if uri is not None}
+    if dry_run and select:
+        raise SettingsError("--dry-run estimates every step; leave --select out")
     if dry_run:
         _dry_run(config, added, list(named), overrides, as_json=as_json, limit=limit, retry_failed=retry_failed)
         return
@@ -205,9 +207,11 @@ def _dry_run(
     from curation_assets.curation.estimate import estimate_run
     from curation_assets.curation.progress import format_seconds
     from curation_assets.curation.sources import SourceRecord
+    from curation_assets.curation.warehouse import Warehouse
 
     records = {record.name: record for record in source_records(config)}
-    records |= {name: SourceRecord.from_settings(name, settings) for name, settings in {**config.sources, **added}.items()}
+    records |= {name: SourceRecord.from_settings(name, settings) for name, settings in config.sources.items()}
+    records |= {name: _kept_settings(Warehouse.of(config), SourceRecord.from_settings(name, settings)) for name, settings in added.items()}
     missing = [name for name in names if name not in records]
     if missing:
         raise SettingsError(f"no source named {missing[0]!r}; known: {', '.join(sorted(records)) or 'none yet'}")

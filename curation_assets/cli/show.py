@@ -68,7 +68,11 @@ def failures(context: click.Context, names: tuple[str, ...], as_json: bool) -> N
 
     config = settings_of(context)[1]
     found: list[dict[str, Any]] = []
-    for record in source_records(config):
+    records = source_records(config)
+    if unknown := set(names) - {record.name for record in records}:
+        known = ", ".join(record.name for record in records) or "none yet"
+        raise SettingsError(f"no source named {min(unknown)!r}; known: {known}")
+    for record in records:
         if not names or record.name in names:
             with source_run(config, record) as source:
                 found.extend(list_failures(source))
@@ -129,12 +133,11 @@ def sql(context: click.Context, query: str, as_json: bool) -> None:
     """Ask the warehouse with SQL (DuckDB). Views: raw_videos, clips, frame_sets, clip_scores, embeddings_<model>."""
     import duckdb
 
-    from curation_assets.curation.query import connect_config
-    from curation_assets.storage.views import json_rows
+    from curation_assets.curation.query import ask, connect_config
 
     with connect_config(settings_of(context)[1]) as connection:
         try:
-            rows = json_rows(connection.execute(query))
+            rows = ask(connection, query)
         except (duckdb.Error, ValueError) as error:
             raise SettingsError(f"{error}\nviews: {', '.join(connection.views)}") from error
     if as_json:

@@ -97,16 +97,18 @@ def sources_remove(context: click.Context, name: str, delete_tables: bool) -> No
     if delete_tables:
         for spec in all_specs(config):
             warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/")
-    sync_partitions_to(warehouse.registry.names())
+    sync_partitions_to(warehouse.registry.names(), removed=name)
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
         out.print(f"{path} still lists it: the next run adds it again")
 
 
-def sync_partitions_to(names: Sequence[str]) -> None:
+def sync_partitions_to(names: Sequence[str], *, removed: str | None = None) -> None:
     """Make the Dagster instance's partitions equal to the registry's names."""
     from curation_assets.defs.instance import open_instance
-    from curation_assets.defs.partitions import sync_partitions
+    from curation_assets.defs.partitions import remove_partition, sync_partitions
 
     with open_instance() as instance:
+        if removed is not None:
+            remove_partition(instance, removed)
         sync_partitions(instance, names)
