@@ -14,7 +14,7 @@ from curation_assets.curation.warehouse import SourceRun, table_specs
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
-from curation_assets.schemas.outcomes import OutcomeClass, codes, outcome_class
+from curation_assets.schemas.outcomes import Outcome, OutcomeClass, codes, outcome_class
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 
@@ -62,14 +62,15 @@ def source_status(run: SourceRun) -> dict[str, Any]:
 
 
 def failures(run: SourceRun, specs: Sequence[TableSpec] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield what failed, or was cut short, in one source: one record per item, or per video where the video as a whole is meant.
+    """Yield what failed, was cut short, or could not be read this time, in one source: one record per item, or per video where the video as a whole is meant.
 
     Yields:
         {source, table, video_id, clip_id, key, outcome, detail}, in the order of the tables and of the keys.
     """
     raw = run.table(RAW_VIDEOS).headers(["video_id", "key"])
     keys = dict(zip(raw.column("video_id").to_pylist(), raw.column("key").to_pylist(), strict=True))
-    bad = ", ".join(f"'{code}'" for code in codes(OutcomeClass.FAILED, OutcomeClass.PARTIAL))
+    unread = (Outcome.UNAVAILABLE, Outcome.CHANGED, Outcome.VANISHED)  # tried again at the next run, but not done: that must be seen
+    bad = ", ".join(f"'{code}'" for code in (*codes(OutcomeClass.FAILED, OutcomeClass.PARTIAL), *unread))
     for spec in specs or table_specs(run.settings):
         columns = ["video_id", "outcome", "detail"]
         with_clips = [*columns, "clip_id"] if "clip_id" in spec.schema.names else columns
