@@ -28,8 +28,8 @@ def connect(*, config: str | None = None) -> SqlConnection:
     Raises:
         SettingsError: the settings are wrong.
     """
+    from curation_assets.configuration import find_config, load_config
     from curation_assets.curation.query import connect_config
-    from curation_assets.settings import find_config, load_config
 
     return connect_config(load_config(find_config(config)))
 
@@ -46,7 +46,7 @@ def open_table(view: str, source: str, *, config: str | None = None) -> Any:
         SettingsError: the settings are wrong.
         KeyError: no such view, or the source has no such table yet.
     """
+    from curation_assets.configuration import find_config, load_config
     from curation_assets.curation.query import open_dataset
-    from curation_assets.settings import find_config, load_config
 
     return open_dataset(load_config(find_config(config)), view, source)

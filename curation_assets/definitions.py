@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from curation_assets.configuration import find_config, load_config, without_project_settings
 from curation_assets.curation.warehouse import table_specs
 from curation_assets.defs.assets.clips import clips
 from curation_assets.defs.assets.curation_status import curation_status
@@ -17,7 +18,6 @@ from curation_assets.defs.assets.frame_sets import build_frame_sets
 from curation_assets.defs.assets.raw_videos import raw_videos
 from curation_assets.defs.jobs import build_curate_source, build_curate_sources, build_stages
 from curation_assets.defs.resources import CurationResource
-from curation_assets.settings import find_config, load_config
 
 
 def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str | os.PathLike[str] | None = None) -> dg.Definitions:
@@ -39,7 +39,9 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             curation_status,
         ],
         jobs=[build_curate_source(tables), build_curate_sources(build_stages(config))],
-        resources={"curation": CurationResource(config_path=str(path) if path else None, settings=dict(overrides or {}))},
+        resources={
+            "curation": CurationResource(config_path=str(path) if path else None, settings=without_project_settings(overrides or {}))
+        },
         executor=dg.in_process_executor,
     )
 

@@ -14,16 +14,17 @@ ROOT = Path(curation_assets.__file__).parent
 ALLOWED = {
     "schemas": set(),
     "settings": set(),
+    "configuration": {"settings"},
     "media": {"schemas"},
     "storage": {"schemas"},
     "engine": {"schemas"},
     "models": {"media", "schemas"},
-    "curation": {"models", "media", "engine", "storage", "schemas", "settings"},
-    "defs": {"definitions", "curation", "models", "media", "engine", "storage", "schemas", "settings"},
-    "definitions": {"defs", "curation", "models", "schemas", "settings"},
+    "curation": {"models", "media", "engine", "storage", "schemas", "settings", "configuration"},
+    "defs": {"definitions", "curation", "models", "media", "engine", "storage", "schemas", "settings", "configuration"},
+    "definitions": {"defs", "curation", "models", "schemas", "settings", "configuration"},
     "demo": {"media"},
-    "cli": {"demo", "defs", "definitions", "curation", "engine", "storage", "settings"},
-    "__init__": {"curation", "storage", "settings"},
+    "cli": {"demo", "defs", "definitions", "curation", "engine", "storage", "settings", "configuration"},
+    "__init__": {"curation", "storage", "settings", "configuration"},
 }
 DAGSTER_LAYERS = {"defs", "definitions"}
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -133,9 +133,7 @@ def test_demo(call, place):
     assert code == 0, err
     assert "not_a_video" in out
     assert "truncated" in out
-    commands = [
-        line.split("curation-assets ", 1)[1] for line in out.splitlines() if line.strip().startswith("curation-assets") and " sql " in line
-    ]
+    commands = [line.split("curation-assets ", 1)[1] for line in out.splitlines() if "curation-assets --config" in line and " sql " in line]
     code, out, err = call(*shlex.split(commands[0]), "--json")
     assert code == 0, err
     assert {row["key"] for row in json.loads(out)} >= {"hard_cuts.mp4", "phone rotated.mov", "truncated.mp4"}
@@ -252,7 +250,39 @@ def test_sources(call, place, samples):
     assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
     assert json.loads(call("sources", "list", "--json")[1]) == []
     assert not [path for path in (place / "warehouse" / "tables").rglob("*") if path.is_file()]
+    assert call("sources", "remove", "mine", "--delete-tables")[0] == 2
+    assert call("sources", "remove", "../mine")[0] == 2
+
+
+def test_tables_of_a_source_that_is_gone_can_still_be_deleted(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    assert call("sources", "remove", "mine")[0] == 0
     assert call("sources", "remove", "mine")[0] == 2
+    assert (place / "warehouse" / "tables" / "clips" / "mine.lance").exists()
+    assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
+    assert not [path for path in (place / "warehouse" / "tables").rglob("*") if path.is_file()]
+
+
+def test_state_lies_beside_the_settings_file(call, place, samples):
+    (place / "project").mkdir()
+    (place / "project" / "curation.yaml").write_text(f"sources: {{mine: {{uri: '{samples}'}}}}\nclips: {{splitter: {{clip_len_s: 2}}}}\n")
+    (place / "elsewhere").mkdir()
+    os.chdir(place / "elsewhere")
+    code, _, err = call("run", "--config", "../project/curation.yaml")
+    assert code == 0, err
+    assert not list((place / "elsewhere").iterdir())
+    assert {path.name for path in (place / "project").iterdir()} == {"curation.yaml", "dagster.yaml", ".dagster_state", "warehouse"}
+    os.chdir(place / "project")
+    with dg.DagsterInstance.from_config(str(place / "project")) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS]
+        assert instance.get_dynamic_partitions("video_source") == ["mine"]
+
+
+def test_dagster_home_must_be_a_folder(call, place, samples, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(place / "missing"))
+    code, _, err = call("run", "--source", f"mine={samples}", *INLINE)
+    assert code == 2
+    assert "DAGSTER_HOME" in err
 
 
 def test_two_sources_and_not_neighbours(call, place, samples, tmp_path):
@@ -322,6 +352,10 @@ def test_config_schema_and_check(call, place):
     code, _, err = call("config", "check")
     assert code == 2
     assert "clips.splitter.clip_len_s" in err
+    (place / "curation.yaml").write_text("sources: {a/b: {uri: .}}\n")
+    code, _, err = call("config", "check")
+    assert code == 2
+    assert "a/b" in err
     (place / "curation.yaml").write_text("- a list\n")
     assert call("config", "check")[0] == 2
 

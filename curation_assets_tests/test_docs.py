@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from curation_assets.cli import cli
+from curation_assets.configuration import load_config
 from curation_assets.curation.document import render
-from curation_assets.settings import load_config
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,17 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation_assets.settings import (
-    Config,
-    SettingsError,
-    SourceSettings,
-    absolute_uri,
-    find_config,
-    load_config,
-    merge,
-    parse_assignments,
-    resolve_settings,
-)
+from curation_assets.configuration import absolute_uri, find_config, load_config, merge, parse_assignments, resolve_settings
+from curation_assets.settings import Config, SettingsError, SourceSettings
 
 
 def write(path, tree):

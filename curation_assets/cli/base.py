@@ -13,10 +13,12 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from curation_assets.settings import Config, SettingsError, absolute_uri, find_config, load_config
+from curation_assets.configuration import absolute_uri, find_config, load_config
+from curation_assets.settings import Config, SettingsError
 
 EXIT_TOO_MANY_FAILED, EXIT_USAGE, EXIT_RUN_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 _WIDTH_OF_A_PIPE = 200
+DEMO_CONFIG = Path("demo/curation.yaml")  # where `demo` puts it when no folder is named
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
 err = Console(stderr=True, highlight=False)
@@ -79,9 +81,9 @@ def source_run(
     config: Config, record: Any, *, overrides: Mapping[str, Any] | None = None, limit: int | None = None, retry_failed: bool = False
 ) -> Iterator[Any]:
     """Prepare one source for reading its tables, or for looking at its objects, with the settings that a run with these overrides has."""
+    from curation_assets.configuration import resolve_settings
     from curation_assets.curation.warehouse import SourceRun, Warehouse
     from curation_assets.engine.local import LocalEngine
-    from curation_assets.settings import resolve_settings
 
     settings = resolve_settings(config.processing(), record.settings, overrides or {}, where=f"settings of source {record.name!r}")
     with LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s) as engine:

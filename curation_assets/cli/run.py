@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ import click
 from rich.table import Table
 
 from curation_assets.cli.base import (
+    DEMO_CONFIG,
     EXIT_RUN_FAILED,
     EXIT_TOO_MANY_FAILED,
     absolute,
@@ -28,7 +32,8 @@ from curation_assets.cli.base import (
     with_json,
 )
 from curation_assets.cli.show import failures, print_status, read_statuses, status_document
-from curation_assets.settings import Config, SettingsError, SourceSettings, load_config, parse_assignments
+from curation_assets.configuration import load_config, parse_assignments
+from curation_assets.settings import Config, SettingsError, SourceSettings
 
 _FIRST_CONFIG = """\
 # Settings of curation_assets. Everything has a default: `curation-assets config schema` prints them all.
@@ -129,7 +134,7 @@ def curate(
     if not registered:
         raise SettingsError("there is no source yet; name one: curation-assets run --source holidays=./videos")
     started = time.monotonic()
-    with open_instance() as instance, _progress(as_json=as_json) as listener, listening(listener):
+    with open_instance(path.parent) as instance, _progress(as_json=as_json) as listener, listening(listener):
         result = launch(
             path,
             instance=instance,
@@ -234,7 +239,11 @@ def _dry_run(
 
 @cli.command()
 @click.option(
-    "--folder", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where the sample videos and the warehouse go."
+    "--folder",
+    default=DEMO_CONFIG.parent,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where the sample videos and the warehouse go.",
 )
 @click.pass_context
 def demo(context: click.Context, folder: Path) -> None:
@@ -243,18 +252,19 @@ def demo(context: click.Context, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     videos = make_demo_videos(folder / "videos")
-    path = (folder / "curation.yaml").resolve()
+    path = (folder / DEMO_CONFIG.name).resolve()
     path.write_text("warehouse: ./warehouse\nsources:\n  demo: {uri: ./videos}\nclips:\n  splitter: {clip_len_s: 4}\n", encoding="utf-8")
     out.print(f"made {len(videos)} sample videos in {folder / 'videos'}")
     code = curate(path, load_config(path), {}, ["demo"], (), {}, limit=None, retry_failed=False, as_json=False)
-    option = f"--config {os.path.relpath(path)}"
+    command = "curation-assets" if shutil.which("curation-assets") else os.path.relpath(Path(sys.executable).parent / "curation-assets")
+    here = f"{command} --config {shlex.quote(os.path.relpath(path))}"
     out.print("\nWhat failed or was cut short, and why:")
     context.obj = str(path)
     context.invoke(failures, names=(), as_json=False)
     out.print(
-        f'\nNext:\n  curation-assets {option} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
-        f"  CURATION_CONFIG={os.path.relpath(path)} make ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
-        "  curation-assets run --source mine=/path/to/your/videos",
+        f'\nNext:\n  {here} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
+        f"  {here} ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
+        f"  {command} run --source mine=/path/to/your/videos",
         markup=False,
         soft_wrap=True,
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from curation_assets.cli.base import cli, out, print_json, settings_of, source_records, with_json
+from curation_assets.cli.base import DEMO_CONFIG, cli, err, out, print_json, settings_of, source_records, with_json
 from curation_assets.cli.sources import sync_partitions_to
+from curation_assets.configuration import load_config
 from curation_assets.settings import Config, SettingsError
 
 
@@ -29,12 +30,15 @@ def config_schema() -> None:
 @click.pass_context
 def config_check(context: click.Context) -> None:
     """Check the settings file: keys, values, models, and the settings of every source."""
+    from curation_assets.configuration import resolve_settings
+    from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import table_specs
-    from curation_assets.settings import resolve_settings
 
     path, checked = settings_of(context)
     try:
         table_specs(checked)
+        for name, settings in checked.sources.items():
+            SourceRecord.from_settings(name, settings)
         for record in source_records(checked):
             table_specs(resolve_settings(checked.processing(), record.settings, where=f"source {record.name!r}"))
     except ValueError as error:
@@ -68,17 +72,19 @@ def doctor(context: click.Context, as_json: bool) -> None:
 def ui(context: click.Context, host: str, port: int) -> None:
     """Start Dagster's UI, daemon and code location for the settings' warehouse (dagster dev)."""
     from curation_assets.curation.warehouse import Warehouse
-    from curation_assets.defs.instance import ensure_instance_file, shipped_file
+    from curation_assets.defs.instance import shipped_file
 
     path, loaded = settings_of(context)
+    if path is None and DEMO_CONFIG.is_file():
+        path, loaded = DEMO_CONFIG.resolve(), load_config(DEMO_CONFIG.resolve())
+        err.print(f"no curation.yaml here; this is the demo's, {DEMO_CONFIG}")
     dagster = shutil.which("dagster", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if dagster is None:
         raise SettingsError("dagster is not on the PATH; activate the virtual environment")
-    if not os.environ.get("DAGSTER_HOME"):
-        ensure_instance_file(Path.cwd())
-    sync_partitions_to(Warehouse.of(loaded).registry.sync(loaded))
-    workspace = Path("workspace.yaml") if Path("workspace.yaml").is_file() else shipped_file("workspace.yaml")
+    sync_partitions_to(Warehouse.of(loaded).registry.sync(loaded), path)
     environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
     if path is not None:
         environment["CURATION_CONFIG"] = str(path)
+        os.chdir(path.parent)  # where dagster.yaml and the state lie, so that this shows the runs of the command line
+    workspace = Path("workspace.yaml") if Path("workspace.yaml").is_file() else shipped_file("workspace.yaml")
     os.execve(dagster, [dagster, "dev", "-w", str(workspace), "-h", host, "-p", str(port)], environment)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.table import Table
 
 from curation_assets.cli.base import absolute, cell, cli, out, print_json, refuse_other_uri, settings_of, source_records, with_json
-from curation_assets.settings import SettingsError, SourceSettings, parse_assignments
+from curation_assets.configuration import parse_assignments
+from curation_assets.settings import SettingsError, SourceSettings
 
 
 @cli.group()
@@ -30,13 +32,13 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
     """Add a source, or replace it: a folder, a store prefix, or a manifest."""
     from pydantic import ValidationError
 
+    from curation_assets.configuration import check_narrower_settings, resolve_settings
     from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import Warehouse
-    from curation_assets.settings import check_source_settings, resolve_settings
 
-    config = settings_of(context)[1]
+    path, config = settings_of(context)
     tree = parse_assignments(assignments)
-    check_source_settings(tree, where=f"source {name!r}")
+    check_narrower_settings(tree, where=f"source {name!r}")
     resolve_settings(config.processing(), tree, where=f"source {name!r}")
     pairs = dict(text.partition("=")[::2] for text in options)
     try:
@@ -46,7 +48,7 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
     refuse_other_uri(config, name, settings.uri)
     warehouse = Warehouse.of(config)
     warehouse.registry.put(SourceRecord.from_settings(name, settings))
-    sync_partitions_to(warehouse.registry.sync(config))
+    sync_partitions_to(warehouse.registry.sync(config), path)
     out.print(f"added {name}: {settings.uri}", markup=False, soft_wrap=True)
 
 
@@ -88,27 +90,31 @@ def sources_list(context: click.Context, as_json: bool) -> None:
 def sources_remove(context: click.Context, name: str, delete_tables: bool) -> None:
     """Forget a source; its videos are never touched."""
     from curation_assets.curation.query import all_specs
+    from curation_assets.curation.sources import checked_name
     from curation_assets.curation.warehouse import Warehouse
 
     path, config = settings_of(context)
     warehouse = Warehouse.of(config)
-    warehouse.registry.get(name)
-    warehouse.registry.remove(name)
-    if delete_tables:
-        for spec in all_specs(config):
-            warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/")
-    sync_partitions_to(warehouse.registry.names(), removed=name)
+    is_known = checked_name(name) in warehouse.registry.names()
+    if is_known:
+        warehouse.registry.remove(name)
+    num_deleted = 0
+    if delete_tables:  # also of a source that was removed without them
+        num_deleted = sum(warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/") for spec in all_specs(config))
+    if not is_known and not num_deleted:
+        warehouse.registry.get(name)
+    sync_partitions_to(warehouse.registry.names(), path, removed=name)
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
         out.print(f"{path} still lists it: the next run adds it again")
 
 
-def sync_partitions_to(names: Sequence[str], *, removed: str | None = None) -> None:
-    """Make the Dagster instance's partitions equal to the registry's names."""
+def sync_partitions_to(names: Sequence[str], path: Path | None, *, removed: str | None = None) -> None:
+    """Make the partitions equal to the registry's names, in the Dagster instance of a settings file, or of the working folder."""
     from curation_assets.defs.instance import open_instance
     from curation_assets.defs.partitions import remove_partition, sync_partitions
 
-    with open_instance() as instance:
+    with open_instance(path.parent if path else Path.cwd()) as instance:
         if removed is not None:
             remove_partition(instance, removed)
         sync_partitions(instance, names)

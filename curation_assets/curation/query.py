@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from curation_assets.configuration import resolve_settings
 from curation_assets.curation.select import reject_reason_sql
 from curation_assets.curation.warehouse import Warehouse, table_specs
 from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.table import TableSpec
-from curation_assets.settings import Config, SettingsError, resolve_settings
+from curation_assets.settings import Config, SettingsError
 from curation_assets.storage import views
 
 _SOME_IDS = 3

@@ -52,12 +52,21 @@ class SourceRecord:
         Raises:
             SettingsError: the name cannot be a partition key and a folder.
         """
-        try:
-            check_source_name(name)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        checked_name(name)
         is_manifest = settings.kind == "manifest" or (settings.kind == "auto" and settings.uri.lower().endswith(MANIFEST_ENDINGS))
         return cls(name, settings.uri, is_manifest, dict(settings.storage_options), dict(settings.settings))
+
+
+def checked_name(name: str) -> str:
+    """Return a source's name if it can be one.
+
+    Raises:
+        SettingsError: it cannot be a partition key and a folder.
+    """
+    try:
+        return check_source_name(name)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 SOURCES_PREFIX = "sources/"
@@ -86,7 +95,7 @@ class SourceRegistry:
             SettingsError: there is none of that name, or its entry is damaged.
         """
         try:
-            data = self._store.get(self._layout.source_key(name))
+            data = self._store.get(self._layout.source_key(checked_name(name)))
         except NotFound:
             known = ", ".join(self.names()) or "none yet"
             raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI") from None

@@ -12,6 +12,7 @@ import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
+from curation_assets.configuration import without_project_settings
 from curation_assets.definitions import build_defs
 from curation_assets.defs.partitions import sync_partitions, video_sources
 from curation_assets.settings import SettingsError
@@ -73,7 +74,7 @@ def launch(
     # A run's resource config replaces the definitions' own, so it is given whole.
     resource = {
         "config_path": str(config_path) if config_path else None,
-        "settings": dict(overrides or {}),
+        "settings": without_project_settings(overrides or {}),  # the definitions have the rest
         "limit": limit,
         "retry_failed": retry_failed,
     }

@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
+from curation_assets.configuration import check_narrower_settings, find_config, load_config, resolve_settings
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine, return_freed_memory
-from curation_assets.settings import Config, SettingsError, find_config, load_config, resolve_settings
+from curation_assets.settings import Config, SettingsError
 
 _listeners: list[Listener] = []
 
@@ -55,6 +56,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         if self.limit is not None and self.limit < 1:
             raise SettingsError(f"limit is {self.limit}; it must be at least 1, or left out")
+        check_narrower_settings(self.settings, where="settings of this run")
         if self._config is None:
             self._config = load_config(find_config(self.config_path))
         return self._config

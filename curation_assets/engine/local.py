@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -30,6 +30,7 @@ _POLL_S = 0.5  # how soon a Terminate is seen while workers are busy
 _MAX_TASKS_PER_WORKER = 500  # a fresh process now and then bounds what leaks in C libraries can cost
 _CRASHES_BEFORE_GIVING_UP = 2
 _MOST_REBUILDS = 5  # of the pool, without any item done in between
+_NO_GUARD = "workers import the script that starts them: put what it does under if __name__ == '__main__':"
 START_UP_S = 60.0  # no item runs, none is done: the pool has lost its workers
 
 
@@ -78,9 +79,16 @@ class LocalEngine:
     Args:
         workers: processes; None is one per CPU; 0 runs inline: no deadline and no crash isolation, for debugging.
         timeout_s: deadline for one item in seconds.
+
+    Raises:
+        RuntimeError: a worker process makes one while it starts: the user's script has no main guard.
     """
 
     def __init__(self, *, workers: int | None = None, timeout_s: float = 600.0) -> None:
+        if workers != 0 and getattr(
+            current_process(), "_inheriting", False
+        ):  # a worker that imports the script which started it, up to here
+            raise RuntimeError(_NO_GUARD)
         self.workers = cpu_count() if workers is None else workers
         self.timeout_s = timeout_s
         self._pool: ProcessPool | None = None
@@ -128,7 +136,10 @@ class LocalEngine:
                 if _is_broken(done, idle_s=time.monotonic() - last_change_s):
                     num_rebuilds += 1
                     if num_rebuilds > _MOST_REBUILDS:
-                        raise RuntimeError("worker processes keep dying; is memory short? curation-assets doctor shows this machine")
+                        raise RuntimeError(
+                            "worker processes keep dying; what they print stands above. Is memory short (curation-assets doctor)? In a script of your own: "
+                            + _NO_GUARD
+                        )
                     unharmed.extend(flying.values())
                     flying.clear()
                     self.close()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curation_assets.configuration import merge, resolve_settings
 from curation_assets.curation.clips import update_clips
 from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.curation.frame_sets import update_frame_sets
@@ -15,7 +16,7 @@ from curation_assets.curation.sources import SourceRecord
 from curation_assets.curation.status import failures, source_status
 from curation_assets.curation.warehouse import SourceRun, Warehouse, table_specs
 from curation_assets.engine.local import LocalEngine
-from curation_assets.settings import Config, SourceSettings, merge, resolve_settings
+from curation_assets.settings import Config, SourceSettings
 
 STAGES = {
     "raw_videos": update_raw_videos,

@@ -6,10 +6,10 @@ import dagster as dg
 import pytest
 import yaml
 
+from curation_assets.configuration import load_config
 from curation_assets.curation.sources import SourceRegistry
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.defs.partitions import sync_partitions
-from curation_assets.settings import load_config
 from curation_assets_tests import makevideo
 
 

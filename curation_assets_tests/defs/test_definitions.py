@@ -176,6 +176,14 @@ def test_launchpad_overrides_apply_to_one_run(instance, workplace):
     assert events(result, "clips")[0].materialization.metadata["num_ok"].value == 2
 
 
+def test_what_decides_the_assets_is_refused_in_the_launchpad(instance):
+    run_config = {"resources": {"curation": {"config": {"settings": {"embeddings": {"models": []}}}}}}
+    result = curate(instance, partition_key="a", run_config=run_config)
+    assert not result.success
+    (failure, *_) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    assert "embeddings.models is for the whole project" in str(failure.step_failure_data)
+
+
 def test_curation_status_counts_pending(instance):
     graph_job = build_defs().resolve_implicit_global_asset_job_def()
     assert curate(instance, partition_key="a", asset_selection=[dg.AssetKey("raw_videos")]).success

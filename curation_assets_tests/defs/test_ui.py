@@ -84,7 +84,9 @@ def site(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with open(tmp_path / "ui.log", "w") as log:
-        process = subprocess.Popen([*COMMAND, "ui", "--port", str(port)], env=environment, stdout=log, stderr=log)
+        (tmp_path / "elsewhere").mkdir()
+        words = ["--config", "../curation.yaml", "ui", "--port", str(port)]
+        process = subprocess.Popen([*COMMAND, *words], env=environment, stdout=log, stderr=log, cwd=tmp_path / "elsewhere")
         try:
             found = Site(tmp_path, port)
 
@@ -121,6 +123,7 @@ def test_a_run_from_the_ui_terminated_and_run_again(site):
     with curation_assets.connect() as connection:
         assert connection.sql("select count(*), count(distinct clip_id) from clips").fetchall() == [(64, 64)]
         assert connection.sql("select count(*) from embeddings_fingerprint where outcome = 'ok'").fetchall() == [(80,)]
+    assert not list((site.place / "elsewhere").iterdir())
     # the command line sees the UI's runs: one instance
     done = subprocess.run([*COMMAND, "status", "--json"], cwd=site.place, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["sources"][0]["tables"]["clips"] == {"outcomes": {"ok": 64}, "pending": 0}

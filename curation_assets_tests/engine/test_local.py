@@ -151,3 +151,14 @@ def _cmdline(process):
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import math\nfrom curation_assets.engine.local import LocalEngine\nprint(list(LocalEngine(workers=2).map(math.sqrt, [1.0])))\n"
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].endswith("if __name__ == '__main__':")
