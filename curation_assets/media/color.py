@@ -14,7 +14,7 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 # AVColorSpace (ITU-T H.273 table 4) to the matrices that swscale knows.
 _MATRICES = {
     1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020, 10: Colorspace.BT2020,
@@ -63,6 +63,12 @@ def is_hdr(frame: VideoFrame) -> bool:
     return int(frame.color_trc) in (_PQ, _HLG)
 
 
+def area_or_bicubic(frame: VideoFrame, *, height_px: int, width_px: int) -> Interpolation:
+    """Choose how to scale a frame: by area where it shrinks, bicubic where it grows."""
+    shrinks = height_px <= frame.height and width_px <= frame.width
+    return Interpolation.AREA if shrinks else Interpolation.BICUBIC
+
+
 class FrameScaler:
     """Scales frames; keeps one swscale context per output, which is what makes a call cheap."""
 
@@ -83,16 +89,16 @@ class FrameScaler:
         Returns:
             uint8 (height_px, width_px, 3), contiguous.
         """
-        turns, frame = _quarter_turns(frame), _without_alpha(frame)
+        turns, frame = _quarter_turns(frame), without_alpha(frame)
         if is_hdr(frame):
-            signal = self._scale(frame, "rgb48le", height_px, width_px, _matrix(frame), turns)
+            signal = self._scale(frame, "rgb48le", height_px, width_px, matrix_of(frame), turns)
             rgb = tone_map(
                 signal.astype(np.float32) / np.float32(65535),
                 is_pq=int(frame.color_trc) == _PQ,
                 is_bt2020=int(frame.color_primaries) == _BT2020,
             )
         else:
-            rgb = self._scale(frame, "rgb24", height_px, width_px, _matrix(frame), turns)
+            rgb = self._scale(frame, "rgb24", height_px, width_px, matrix_of(frame), turns)
             if _is_limited_gray(frame):
                 rgb = _expand_range()[rgb]
         return np.ascontiguousarray(rgb)
@@ -108,7 +114,7 @@ class FrameScaler:
         Returns:
             uint8 (height_px, width_px).
         """
-        turns, frame = _quarter_turns(frame), _without_alpha(frame)
+        turns, frame = _quarter_turns(frame), without_alpha(frame)
         # One matrix on both sides lets luma pass as it is; swscale would otherwise convert to the luma of BT.601.
         luma = self._scale(frame, "gray", height_px, width_px, Colorspace.ITU601, turns)
         return _expand_range()[luma] if _is_limited_gray(frame) else luma
@@ -118,7 +124,6 @@ class FrameScaler:
     ) -> npt.NDArray[Any]:
         if turns % 2:
             height_px, width_px = width_px, height_px
-        shrinks = height_px <= frame.height and width_px <= frame.width
         is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
         scaled = self._reformatters.setdefault((pix_fmt, height_px, width_px), VideoReformatter()).reformat(
             frame,
@@ -127,7 +132,7 @@ class FrameScaler:
             pix_fmt,
             src_colorspace=matrix,
             dst_colorspace=matrix,
-            interpolation=_EXACT | (Interpolation.AREA if shrinks else Interpolation.BICUBIC),
+            interpolation=EXACT | area_or_bicubic(frame, height_px=height_px, width_px=width_px),
             src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             threads=1,
@@ -181,18 +186,18 @@ def _hlg_to_nits(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return nits
 
 
-def _without_alpha(frame: VideoFrame) -> VideoFrame:
+def without_alpha(frame: VideoFrame) -> VideoFrame:
     """Put a frame that has transparent parts on black; at full size, for scaling would mix hidden colours in."""
     if not any(component.is_alpha for component in frame.format.components):
         return frame
-    rgba = VideoReformatter().reformat(frame, format="rgba", src_colorspace=_matrix(frame), interpolation=_EXACT, threads=1).to_ndarray()
+    rgba = VideoReformatter().reformat(frame, format="rgba", src_colorspace=matrix_of(frame), interpolation=EXACT, threads=1).to_ndarray()
     alpha = rgba[..., 3:].astype(np.uint16)
     opaque = VideoFrame.from_ndarray(((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8), format="rgb24")
     opaque.color_trc, opaque.color_primaries = frame.color_trc, frame.color_primaries
     return opaque
 
 
-def _matrix(frame: VideoFrame) -> Colorspace | None:
+def matrix_of(frame: VideoFrame) -> Colorspace | None:
     """Choose the matrix of a YCbCr frame, None for frames that have none."""
     if frame.format.is_rgb or frame.format.has_palette:
         return None

@@ -77,7 +77,7 @@ def decode_targets(source: MediaSource, *, index: PacketIndex, targets: list[int
         raise ValueError(f"num_threads must be at least 1, is {num_threads}")
     if not targets:
         return
-    reader = _PacketReader(source, index, num_threads)
+    reader = PacketReader(source, index, num_threads)
     try:
         for run in plan_runs(index, targets):
             attempt = _Attempt(reader, run)
@@ -99,8 +99,13 @@ def _earlier_start(index: PacketIndex, start: int) -> int:
     return int(keyframes[-2]) if keyframes.size >= 2 else 0
 
 
-class _PacketReader:
-    """The packets of an index by position, and the decoder that takes them."""
+class PacketReader:
+    """The packets of an index by position, and the decoder that takes them.
+
+    Attributes:
+        stream: the open input stream.
+        context: its decoder; another one after the container was opened again.
+    """
 
     def __init__(self, source: MediaSource, index: PacketIndex, num_threads: int) -> None:
         self.index = index
@@ -111,8 +116,8 @@ class _PacketReader:
 
     def _open(self) -> None:
         self._container: InputContainer = open_container(self._source)
-        stream = next(s for s in self._container.streams.video if s.index == self.index.stream_index)
-        self.context: VideoCodecContext = stream.codec_context
+        self.stream = next(s for s in self._container.streams.video if s.index == self.index.stream_index)
+        self.context: VideoCodecContext = self.stream.codec_context
         self.context.options = {"max_pixels": str(MAX_PIXELS)}  # the picture may grow on the way
         self.context.thread_count = self.num_threads
         self.context.thread_type = "FRAME" if self.num_threads > 1 else "NONE"
@@ -170,7 +175,7 @@ def _can_skip(context: VideoCodecContext) -> bool:
 class _Attempt:
     """One pass over the packets of a run."""
 
-    reader: _PacketReader
+    reader: PacketReader
     run: DecodeRun
     missing: set[int] = field(init=False)  # targets that have not come out, or not intact
     damage: list[int] = field(default_factory=list)  # positions

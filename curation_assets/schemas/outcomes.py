@@ -48,6 +48,7 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"  # the deadline for one piece of work passed; the worker was ended
     CRASHED = "crashed"  # the decoder ended the worker process, twice
     OUT_OF_MEMORY = "out_of_memory"
+    ENCODE_FAILED = "encode_failed"  # the encoder refused the frames, or its file does not hold them; no file was kept
     INVALID_VECTOR = "invalid_vector"  # the model gave NaN or a zero vector
     INTERNAL_ERROR = "internal_error"  # a bug of ours; detail holds the exception
 
