@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from curation_assets.settings import Config, ProcessingSettings, SettingsError
 
 _OF_THE_FILE = ("warehouse", "storage_options", "sources")
-_OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "max_failed_fraction")
+_OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
 _ABSENT = object()
 
 M = TypeVar("M", bound=BaseModel)
@@ -179,5 +179,5 @@ def _known_keys(model: Any, location: Sequence[str]) -> list[str]:
         else:  # a mapping: its values' model
             model = next((part for part in get_args(model) if isinstance(part, type) and issubclass(part, BaseModel)), None)
     if isinstance(model, type) and issubclass(model, BaseModel):
-        return list(model.model_fields)
+        return [field.alias or name for name, field in model.model_fields.items()]
     return []

@@ -15,7 +15,9 @@ from curation_assets.defs.assets.clips import clips
 from curation_assets.defs.assets.curation_status import curation_status
 from curation_assets.defs.assets.embeddings import build_embeddings
 from curation_assets.defs.assets.frame_sets import build_frame_sets
+from curation_assets.defs.assets.previews import build_previews
 from curation_assets.defs.assets.raw_videos import raw_videos
+from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
 from curation_assets.defs.jobs import build_curate_source, build_curate_sources, build_stages
 from curation_assets.defs.resources import CurationResource
 
@@ -36,6 +38,8 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             clips,
             build_frame_sets(list(config.clip_scores.scorers)),
             *(build_embeddings(model) for model in config.embeddings.models),
+            *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
+            *(build_previews(name, config) for name in config.previews),
             curation_status,
         ],
         jobs=[build_curate_source(tables), build_curate_sources(build_stages(config))],

@@ -187,6 +187,60 @@ class EmbeddingsSettings(Model):
     batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
 
 
+class TranscodedClipsSettings(Model):
+    """The files of the kept clips."""
+
+    enabled: bool = Field(True, description="Whether kept clips are written as files at all.")
+    way: Literal["auto", "encode", "copy", "smart_cut"] = Field(
+        "auto",
+        description="auto: copy packets where that is exact to the frame, else encode. smart_cut: encode only up to the first keyframe and after the last, "
+        "checked by decoding all of it. copy: a clip that cannot be copied fails.",
+    )
+    encoder: Literal["libx264", "libsvtav1", "libvpx-vp9", "h264_nvenc", "libopenh264"] = Field(
+        "libx264", description="libopenh264 needs an ffmpeg on the PATH that has it."
+    )
+    quality: int | None = Field(
+        None, ge=0, le=63, description="Constant quality (crf, cq), smaller is better; None: 23 for H.264, 35 for AV1, 33 for VP9."
+    )
+    bit_rate_bps: int | None = Field(None, ge=1000, description="Average bit rate in place of constant quality.")
+    preset: str | None = Field(
+        None, description="Speed by the encoder's own name; None: veryfast for x264, 8 for AV1, 5 for VP9, p4 for NVENC."
+    )
+    gop: int = Field(
+        60, ge=1, le=10_000, description="Most frames from keyframe to keyframe; GOPs are closed. Short ones make random access cheap."
+    )
+    encoder_threads: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Threads per encoder; several clips at once use the cores better than several threads. Recomputes nothing.",
+    )
+    max_side_px: int | None = Field(None, ge=16, le=16384, description="A longer side is scaled down to this.")
+    audio: Literal["keep", "drop"] = Field("keep", description="keep: copied where MP4 holds the codec, else AAC.")
+    hdr: Literal["tonemap", "keep"] = Field("tonemap", description="tonemap: HDR becomes 8-bit BT.709. keep: 10 bits and its tags.")
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> TranscodedClipsSettings:
+        if self.quality is not None and self.bit_rate_bps is not None:
+            raise ValueError("quality and bit_rate_bps are both given; leave one out")
+        return self
+
+
+class Preview(Model):
+    """One kind of animated WebP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)  # `from` is no name in Python
+
+    height_px: int = Field(240, ge=16, le=2160, description="Height; the width follows the picture. A smaller picture is not enlarged.")
+    fps: float = Field(2.0, gt=0, le=60, description="Pictures per second.")
+    quality: int = Field(60, ge=1, le=100, description="WebP quality.")
+    seconds: float | None = Field(None, gt=0, description="Only the beginning of the clip; None for all of it.")
+    origin: Literal["frames", "clip"] = Field(
+        "frames", alias="from", description="frames: the stored frame set, cheap, no sharper than that. clip: decoded again from the video."
+    )
+    frame_set: str = Field("embeddings", description="Which frame set, with from: frames.")
+
+
 class EngineSettings(Model):
     """Where work runs and what it may use."""
 
@@ -214,8 +268,18 @@ class ProcessingSettings(Model):
     frame_sets: FrameSetsSettings = FrameSetsSettings()
     clip_scores: ClipScoresSettings = ClipScoresSettings()
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    transcoded_clips: TranscodedClipsSettings = TranscodedClipsSettings()
+    previews: dict[str, Preview] = Field({"240p": Preview()}, description="Previews by name; each gets its own asset and table.")
     engine: EngineSettings = EngineSettings()
     max_failed_fraction: float = Field(1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed.")
+
+    @field_validator("previews")
+    @classmethod
+    def _names_of_previews(cls, value: dict[str, Preview]) -> dict[str, Preview]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"preview name {name!r}: use lower-case letters, digits, '_' and '-'")
+        return value
 
     @model_validator(mode="after")
     def _embeddings_have_frames(self) -> ProcessingSettings:
@@ -227,6 +291,17 @@ class ProcessingSettings(Model):
                 )
             if self.frame_sets.sets[name].scope != "clip":
                 raise ValueError(f"embeddings.frame_set {name!r} has scope 'video'; embeddings need a set of scope 'clip'")
+        return self
+
+    @model_validator(mode="after")
+    def _previews_have_frames(self) -> ProcessingSettings:
+        for name, preview in self.previews.items():
+            known = [key for key, item in self.frame_sets.sets.items() if item.scope == "clip"]
+            if preview.origin == "frames" and preview.frame_set not in known:
+                raise ValueError(
+                    f"previews.{name}.frame_set is {preview.frame_set!r}, the frame sets of scope 'clip' are {known}: name one of these, "
+                    "or take the pictures from the video with from: clip"
+                )
         return self
 
 

@@ -100,7 +100,9 @@ def sources_remove(context: click.Context, name: str, delete_tables: bool) -> No
         warehouse.registry.remove(name)
     num_deleted = 0
     if delete_tables:  # also of a source that was removed without them
-        num_deleted = sum(warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/") for spec in all_specs(config))
+        for spec in all_specs(config):
+            num_deleted += warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/")
+            num_deleted += warehouse.store.delete_prefix(warehouse.layout.media_prefix(spec.asset, name))
     if not is_known and not num_deleted:
         warehouse.registry.get(name)
     sync_partitions_to(warehouse.registry.names(), path, removed=name)

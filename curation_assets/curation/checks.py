@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from curation_assets.curation.media_files import key_of, media_keys
 from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clips import CLIPS
@@ -64,6 +65,20 @@ def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
         orphans += len(found - clips)
     return CheckOutcome(
         "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}
+    )
+
+
+def media_exists(run: SourceRun, spec: TableSpec) -> CheckOutcome:
+    """Check that the file of every row is where the row says; the folder is listed, no file is opened."""
+    present = media_keys(run, spec)
+    rows = run.read(spec, ["uri"], where="uri IS NOT NULL").column("uri").to_pylist()
+    missing = [uri for uri in rows if key_of(run, uri) not in present]
+    some = f", for example {missing[0]}; curation-assets run --retry-failed makes them again" if missing else ""
+    return CheckOutcome(
+        "media_exists",
+        not missing,
+        f"{len(missing)} of {len(rows)} files are missing{some}",
+        {"num_missing": len(missing), "num_files": len(rows)},
     )
 
 

@@ -11,8 +11,10 @@ from curation_assets.schemas.columns import BOOKKEEPING, KEPT, REJECT_REASON, Co
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import OutcomeClass, codes
+from curation_assets.schemas.previews import previews_table
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 
 _CLASS_MEANING = {
     OutcomeClass.OK: "done, complete",
@@ -31,6 +33,8 @@ def render() -> str:
         FRAME_SETS,
         CLIP_SCORES_PIXELS,
         *(embeddings_table(name, registry.spec(name).dim) for name in registry.names()),
+        TRANSCODED_CLIPS,
+        previews_table("240p"),
     ]
     lines = [
         "# Tables",

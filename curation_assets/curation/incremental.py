@@ -39,6 +39,7 @@ class Plan:
         video_id: whose.
         fingerprints: expected fingerprint by asset, for the tables that need work and no others.
         pieces: at least one.
+        carried: by asset, rows that are still as wanted and are committed again as they are, with the first of the others.
         resumed: by asset, the rows that an interrupted run of the same work left: (outcome, detail, content_hash). The pieces are the others then.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     fingerprints: Mapping[str, str]
     pieces: Sequence[Piece]
     resumed: Mapping[str, Sequence[RowState]] = field(default_factory=dict)
+    carried: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
 class Stage(Protocol):
@@ -117,6 +119,7 @@ class _Video:
                 self.hashes[asset].append(row.content_hash or "")
                 if _badness(Outcome(row.outcome)) > _badness(self.worst[asset][0]):
                     self.worst[asset] = (Outcome(row.outcome), row.detail)
+        self.add_rows(plan.carried)
 
     def add(self, result: Result) -> int:
         """Take a piece's rows; return their bytes."""
@@ -139,7 +142,8 @@ class _Video:
                 outcome = Outcome(row.setdefault("outcome", Outcome.OK.value))
                 if _badness(outcome) > _badness(self.worst[asset][0]):
                     self.worst[asset] = (outcome, row.get("detail"))
-                row["content_hash"] = content_hash({name: value for name, value in row.items() if name not in _NOT_CONTENT})
+                if "content_hash" not in row:  # a stage may say itself what counts
+                    row["content_hash"] = content_hash({name: value for name, value in row.items() if name not in _NOT_CONTENT})
                 self.hashes[asset].append(row["content_hash"])
                 self.rows[asset].append(row)
                 num_bytes += _num_bytes(row)
@@ -270,6 +274,9 @@ def run_stage(
 
     Results are independent of the order in which workers end. When the run is interrupted, what is complete is committed first.
 
+    Raises:
+        Exception: a result's `error`.
+
     Args:
         plans: drawn lazily.
         stage: gives the rows of pieces that failed and of rows that span pieces.
@@ -294,6 +301,7 @@ def run_stage(
             piece = outcome.item
             video = videos[piece.video_id]
             result = outcome.value if isinstance(outcome, Done) else stage.failed(piece, outcome.outcome, outcome.detail)
+            _raise_error(result, writer)
             num_bytes = video.add(result)
             if video.num_left == 0:
                 video.add_rows(stage.finish(video.plan, video.partials))
@@ -317,6 +325,13 @@ def run_stage(
     report.bytes_written = writer.bytes_written
     report.seconds = time.monotonic() - started
     return report
+
+
+def _raise_error(result: Result, writer: Writer) -> None:
+    """End the run where a piece says so; what is complete is committed first."""
+    if result.error is not None:
+        writer.flush()
+        raise result.error
 
 
 def on_engine(engine: Engine) -> Callable[[Iterable[Piece]], PieceResults]:

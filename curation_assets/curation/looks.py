@@ -58,7 +58,7 @@ def look_at_clips(run: SourceRun) -> str | None:
         return None
     lengths = (clips.column("end_ns").to_numpy() - clips.column("start_ns").to_numpy()) / 1e9
     summary = f"{clips.num_rows:,} clips, {lengths.sum() / 3600:.3f} hours, {lengths.min():.2f} to {lengths.max():.2f} s long"
-    chosen = _spread(clips)
+    chosen = spread(clips)
     frames = _stored_frames(run, [str(clip["clip_id"]) for clip in chosen]) or _decoded_frames(run, chosen)
     thumbs = [(frames[clip["clip_id"]], _label(clip)) for clip in chosen if clip["clip_id"] in frames]
     return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
@@ -111,7 +111,7 @@ def look_at_frames(run: SourceRun) -> str | None:
     lines = "\n".join(
         f"| {name} | {fps} | {height}x{width} | {number:,} |" for (name, fps, height, width), number in counts.most_common(12)
     )
-    chosen = {row["clip_id"]: row for row in _spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
+    chosen = {row["clip_id"]: row for row in spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
     ids = ", ".join(f"'{clip}'" for clip in chosen)
     spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
     pictures = _stored_frames(run, [str(clip) for clip in chosen])
@@ -185,7 +185,7 @@ def histogram(title: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
-def _spread(rows: pa.Table) -> list[dict[str, object]]:
+def spread(rows: pa.Table) -> list[dict[str, object]]:
     """Take up to twelve rows, evenly."""
     places = np.unique(np.linspace(0, rows.num_rows - 1, _MOST_THUMBS).round().astype(np.int64))
     return rows.take(places).to_pylist()  # type: ignore[no-any-return]

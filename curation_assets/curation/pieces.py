@@ -23,6 +23,7 @@ class Result:
         header: more header columns by asset, for example the packet index.
         partials: parts of a row that spans pieces; the stage's `finish` puts them together.
         work_s: seconds that the piece took.
+        error: what keeps this and every other piece from being written: a full disk, a store that denies it. The run ends with it.
     """
 
     rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Result:
     header: Mapping[str, Row] = field(default_factory=dict)
     partials: Sequence[Any] = ()
     work_s: float = 0.0
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, SettingsError
 from curation_assets.storage import views
 
@@ -23,7 +24,8 @@ _CATALOG = re.compile(r"\b(show|information_schema|duckdb_(tables|views|columns)
 def all_specs(config: Config) -> list[TableSpec]:
     """List the tables that may exist: those of the settings, and of every model in the registry."""
     specs = {spec.asset: spec for spec in table_specs(config)}
-    specs.setdefault(CLIP_SCORES_PIXELS.asset, CLIP_SCORES_PIXELS)
+    for spec in (CLIP_SCORES_PIXELS, TRANSCODED_CLIPS):
+        specs.setdefault(spec.asset, spec)
     for model in registry.names():
         spec = embeddings_table(model, registry.spec(model).dim)
         specs.setdefault(spec.asset, spec)

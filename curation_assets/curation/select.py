@@ -18,6 +18,11 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
 _MISSING = "missing_score"
 
 
+def has_thresholds(thresholds: Thresholds) -> bool:
+    """Say whether any threshold is set; without one every clip is kept, scored or not."""
+    return any(getattr(thresholds, setting) is not None for setting, *_ in _RULES)
+
+
 def reject_reason_sql(thresholds: Thresholds) -> str:
     """Write the SQL expression over the score columns that gives a clip's reject reason, or NULL when it is kept.
 

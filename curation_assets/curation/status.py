@@ -10,13 +10,17 @@ from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.embeddings import expected_embeddings
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.frame_sets import expected_frames
+from curation_assets.curation.previews import expected_previews
+from curation_assets.curation.transcoded_clips import expected_transcoded_clips
 from curation_assets.curation.warehouse import SourceRun, table_specs
+from curation_assets.schemas import names
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, codes, outcome_class
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 
 
 def table_status(run: SourceRun, spec: TableSpec) -> dict[str, Any]:
@@ -32,7 +36,12 @@ def table_status(run: SourceRun, spec: TableSpec) -> dict[str, Any]:
     if not spec.rows_are_headers:
         told = set(zip(*(rows.column(name).to_pylist() for name in ("video_id", "outcome")), strict=True))
         headers = run.headers(spec).items()
-        outcomes.update(header.outcome for identity, header in headers if (identity, header.outcome) not in told)
+        # a video without rows that is ok, because none of its clips is kept, is no item
+        outcomes.update(
+            header.outcome
+            for identity, header in headers
+            if (identity, header.outcome) not in told and (header.num_rows or header.outcome != Outcome.OK)
+        )
     return {"outcomes": dict(sorted(outcomes.items())), "pending": num_pending(run, spec)}
 
 
@@ -44,6 +53,10 @@ def expected_for(run: SourceRun, spec: TableSpec) -> Expected | None:
         return expected_clips(run)
     if spec in (FRAME_SETS, CLIP_SCORES_PIXELS):
         return expected_frames(run, spec)
+    if spec.asset == TRANSCODED_CLIPS.asset:
+        return expected_transcoded_clips(run)
+    if spec.asset.startswith(f"{names.PREVIEWS}/"):
+        return expected_previews(run, spec.asset.partition("/")[2])
     return expected_embeddings(run, spec.asset.partition("/")[2])
 
 

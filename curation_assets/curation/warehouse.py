@@ -18,8 +18,10 @@ from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.previews import previews_table
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, ProcessingSettings, SettingsError
 from curation_assets.storage.layout import Layout
 from curation_assets.storage.leases import Lease
@@ -171,4 +173,6 @@ def table_specs(settings: ProcessingSettings) -> list[TableSpec]:
         FRAME_SETS,
         *(scorers[name] for name in settings.clip_scores.scorers),
         *(embeddings_table(model, spec.dim) for model, spec in models.items()),
+        *([TRANSCODED_CLIPS] if settings.transcoded_clips.enabled else []),
+        *(previews_table(name) for name in settings.previews),
     ]

@@ -4,7 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
 
 from curation_assets.curation.checks import CheckOutcome
-from curation_assets.defs.assets import clips, embeddings, frame_sets, raw_videos
+from curation_assets.defs.assets import clips, embeddings, frame_sets, previews, raw_videos, transcoded_clips
 from curation_assets.defs.metadata import check_result
 from curation_assets.defs.partitions import backfill_policy, video_sources
 from curation_assets.defs.resources import CurationResource
@@ -20,7 +20,14 @@ def build_stages(config: Config) -> list[CurationStage]:
     frames = frame_sets.STAGE
     if "pixels" not in config.clip_scores.scorers:
         frames = CurationStage(frames.tables[:1], frames.update)
-    return [raw_videos.STAGE, clips.STAGE, frames, *(embeddings.build_stage(model) for model in config.embeddings.models)]
+    return [
+        raw_videos.STAGE,
+        clips.STAGE,
+        frames,
+        *(embeddings.build_stage(model) for model in config.embeddings.models),
+        *([transcoded_clips.STAGE] if config.transcoded_clips.enabled else []),
+        *(previews.build_stage(name) for name in config.previews),
+    ]
 
 
 def build_curate_source(tables: list[TableSpec]) -> UnresolvedAssetJobDefinition:

@@ -16,6 +16,7 @@ CHECKS = {
     "failure_rate": "At most 5 % of the items failed.",
     "referential_integrity": "Every row's video and clip exist upstream.",
     "unit_norms": "Every vector has length 1 and no NaN.",
+    "media_exists": "Every row's file is in the warehouse.",
     "source_readable": "The source could be listed.",
 }
 

@@ -107,6 +107,13 @@ REJECT_REASON = Column("reject_reason", STRING, "Reason code of the first thresh
 # embeddings
 SCOPE = Column("scope", STRING, "clip or video.")
 
+# media
+HOW = Column("how", STRING, "How the file was made: copy, encode or smart_cut.")
+SHA256 = Column("sha256", STRING, "SHA-256 of the file, hex.")
+CLIP_FINGERPRINT = Column(
+    "clip_fingerprint", STRING, "Hash of all that this file was made from; a clip that is still wanted so is not made again."
+)
+
 
 def embedding_column(dim: int) -> Column:
     """Build the vector column of one model: float32, unit length, fixed size."""

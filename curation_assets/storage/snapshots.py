@@ -89,6 +89,10 @@ class Snapshot:
             for batch in self._scan([*columns, *extra], _both("NOT is_header", where), settings):
                 yield batch.filter(pc.is_in(_version_keys(batch), value_set=trusted)).select(list(columns))
 
+    def all_items(self, columns: Sequence[str], *, where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Read item rows without blobs, those of incomplete videos too: what an interrupted run has left, and what any row names."""
+        yield from self._scan(columns, _both("NOT is_header", where), PLAIN_SCAN)
+
     def num_items(self) -> int:
         """Count item rows of complete videos; of a table whose rows are headers, its rows."""
         if self.spec.rows_are_headers:

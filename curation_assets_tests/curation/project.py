@@ -11,9 +11,11 @@ from curation_assets.curation.clips import update_clips
 from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.curation.frame_sets import update_frame_sets
 from curation_assets.curation.incremental import StageReport
+from curation_assets.curation.previews import update_previews
 from curation_assets.curation.raw_videos import update_raw_videos
 from curation_assets.curation.sources import SourceRecord
 from curation_assets.curation.status import failures, source_status
+from curation_assets.curation.transcoded_clips import update_transcoded_clips
 from curation_assets.curation.warehouse import SourceRun, Warehouse, table_specs
 from curation_assets.engine.local import LocalEngine
 from curation_assets.settings import Config, SourceSettings
@@ -24,6 +26,10 @@ STAGES = {
     "frame_sets": update_frame_sets,
     "embeddings": lambda run: update_embeddings(run, "fingerprint"),
 }
+MEDIA_STAGES = {**STAGES, "transcoded_clips": update_transcoded_clips, "previews": lambda run: update_previews(run, "240p")}
+# most tests are about tables, and writing files of clips takes its time
+WITHOUT_MEDIA = Config(storage_options={}, transcoded_clips={"enabled": False}, previews={})
+WITH_MEDIA = Config(storage_options={})
 
 
 @dataclass
@@ -36,6 +42,7 @@ class Project:
     uri: str | None = None
     storage_options: dict[str, str] = field(default_factory=dict)
     engine: LocalEngine = field(default_factory=lambda: LocalEngine(workers=0))
+    config: Config = WITHOUT_MEDIA
 
     @property
     def warehouse(self) -> Warehouse:
@@ -43,12 +50,13 @@ class Project:
 
     def source(self, settings: dict[str, Any] | None = None, **extra: Any) -> SourceRun:
         record = SourceRecord.from_settings("test", SourceSettings(uri=self.uri or str(self.videos), storage_options=self.storage_options))
-        resolved = resolve_settings(Config(storage_options={}).processing(), merge(self.settings, settings or {}))
+        resolved = resolve_settings(self.config.processing(), merge(self.settings, settings or {}))
         return SourceRun(record, resolved, self.warehouse, self.engine, **extra)
 
-    def run(self, settings: dict[str, Any] | None = None, stages: tuple[str, ...] = tuple(STAGES), **extra: Any) -> dict[str, StageReport]:
+    def run(self, settings: dict[str, Any] | None = None, stages: tuple[str, ...] | None = None, **extra: Any) -> dict[str, StageReport]:
         source = self.source(settings, **extra)
-        return {name: STAGES[name](source) for name in stages}
+        known = MEDIA_STAGES if self.config is WITH_MEDIA else STAGES
+        return {name: known[name](source) for name in stages or known}
 
     def work(self, settings: dict[str, Any] | None = None, **extra: Any) -> dict[str, int]:
         """Run, and say how many videos each stage worked on."""

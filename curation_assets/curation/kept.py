@@ -1,0 +1,79 @@
+"""Kept: which clips pass the source's thresholds, asked of the tables with the same SQL that the view `clip_scores` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from curation_assets.curation.clips import expected_clips
+from curation_assets.curation.frame_sets import expected_frames
+from curation_assets.curation.select import has_thresholds, reject_reason_sql
+from curation_assets.curation.warehouse import SourceRun
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clips import CLIPS
+
+# clip ids of fixed length in their order: any other set of clips gives another digest
+_DIGESTS = "SELECT video_id, md5(string_agg(clip_id, ',' ORDER BY clip_id)) FROM {kept} GROUP BY video_id"
+_MEMBERS = "SELECT video_id, clip_id FROM {kept} WHERE video_id IN ({ids})"
+NO_CLIPS = "none"
+
+
+def kept_digests(run: SourceRun) -> tuple[dict[str, str], set[str]]:
+    """Say which clips of every video are kept, as one digest per video.
+
+    Returns:
+        The digest by video_id, `NO_CLIPS` for videos none of whose clips is kept; and the videos whose clips, or whose scores where there are thresholds, are
+        not up to date.
+    """
+    ready, waiting = expected_clips(run).usable(run.headers(CLIPS))
+    if _judges(run):
+        scored, unscored = expected_frames(run, CLIP_SCORES_PIXELS).usable(run.headers(CLIP_SCORES_PIXELS))
+        waiting |= unscored
+        judged = scored.keys() - waiting
+    else:
+        judged = ready.keys() - waiting
+    digests = {identity: NO_CLIPS for identity in ready if identity not in waiting}
+    if judged:
+        with _connected(run) as connection:
+            for identity, digest in connection.execute(_DIGESTS.format(kept=_kept_sql(run))).fetchall():
+                if identity in judged and identity in digests:
+                    digests[identity] = digest
+    return digests, waiting
+
+
+def kept_clips(run: SourceRun, video_ids: Sequence[str]) -> dict[str, list[str]]:
+    """List the ids of the kept clips of some videos, sorted, by video_id; videos without any are left out."""
+    ids = ", ".join(f"'{identity}'" for identity in video_ids)
+    found: dict[str, list[str]] = {}
+    with _connected(run) as connection:
+        for identity, clip in connection.execute(_MEMBERS.format(kept=_kept_sql(run), ids=ids)).fetchall():
+            found.setdefault(identity, []).append(clip)
+    return {identity: sorted(clips) for identity, clips in found.items()}
+
+
+def digest_of(clip_ids: Sequence[str]) -> str:
+    """Return the digest that `kept_digests` has for a sorted list of clips."""
+    import hashlib
+
+    return hashlib.md5(",".join(clip_ids).encode(), usedforsecurity=False).hexdigest() if clip_ids else NO_CLIPS
+
+
+def _judges(run: SourceRun) -> bool:
+    settings = run.settings.clip_scores
+    return "pixels" in settings.scorers and has_thresholds(settings.thresholds)
+
+
+def _kept_sql(run: SourceRun) -> str:
+    return "(SELECT video_id, clip_id FROM clip_scores WHERE kept)" if _judges(run) else "(SELECT video_id, clip_id FROM clips)"
+
+
+@contextmanager
+def _connected(run: SourceRun) -> Iterator[Any]:
+    from curation_assets.storage.views import connect  # DuckDB, which the definitions load without
+
+    reject = {run.source: reject_reason_sql(run.settings.clip_scores.thresholds)}
+    warehouse = run.warehouse
+    specs = [CLIPS, CLIP_SCORES_PIXELS]
+    with connect(warehouse.layout, specs, [run.source], storage_options=warehouse.storage_options, reject_sql=reject) as connection:
+        yield connection

@@ -1,0 +1,75 @@
+"""transcoded_clips: the kept clips as MP4 files, copied where that is exact and encoded elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curation_assets.curation.expected import Expected
+from curation_assets.curation.frame_sets import SplitVideo
+from curation_assets.curation.incremental import StageReport
+from curation_assets.curation.kept_media import MediaStage, expected_media, update_kept_media
+from curation_assets.curation.media_workers import MediaJob, TranscodeJob, transcode_piece
+from curation_assets.curation.reading import ObjectRef
+from curation_assets.curation.warehouse import SourceRun
+from curation_assets.media.encoders import EncoderSpec, missing_encoder
+from curation_assets.media.transcode import TranscodeSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
+from curation_assets.settings import SettingsError, TranscodedClipsSettings
+
+CODE_VERSION = "1"
+_NO_CHANGE_OF_BYTES = {"enabled", "encoder_threads"}
+
+
+def update_transcoded_clips(run: SourceRun) -> StageReport:
+    """Bring one source's clip files up to date with its kept clips.
+
+    Raises:
+        SettingsError: this machine does not have the encoder.
+        StoreError: a disk is full, or may not be written.
+    """
+    check_encoders([run.settings.transcoded_clips])
+    return update_kept_media(run, _stage(run.settings.transcoded_clips))
+
+
+def expected_transcoded_clips(run: SourceRun) -> Expected:
+    """Say which videos the table should hold."""
+    return expected_media(run, _stage(run.settings.transcoded_clips))
+
+
+def check_encoders(all_settings: Sequence[TranscodedClipsSettings]) -> None:
+    """Open each encoder that the settings name, before any work.
+
+    Raises:
+        SettingsError: one cannot be opened here, or does not take its settings; says what is available.
+    """
+    for settings in all_settings:
+        if settings.enabled and settings.way != "copy":
+            problem = missing_encoder(_spec(settings).encoder)
+            if problem is not None:
+                raise SettingsError(f"transcoded_clips.encoder: {problem}")
+
+
+def _spec(settings: TranscodedClipsSettings) -> TranscodeSpec:
+    try:
+        encoder = EncoderSpec(
+            name=settings.encoder,
+            quality=settings.quality,
+            bit_rate_bps=settings.bit_rate_bps,
+            preset=settings.preset,
+            gop=settings.gop,
+            threads=settings.encoder_threads,
+        )
+        return TranscodeSpec(
+            way=settings.way, encoder=encoder, max_side_px=settings.max_side_px, has_audio=settings.audio == "keep", hdr=settings.hdr
+        )
+    except ValueError as error:
+        raise SettingsError(f"transcoded_clips: {error}") from error
+
+
+def _stage(settings: TranscodedClipsSettings) -> MediaStage:
+    def build_job(run: SourceRun, video: SplitVideo, media: MediaJob) -> TranscodeJob:
+        ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
+        return TranscodeJob(media, ref, video.index, _spec(settings))
+
+    recipe = [CODE_VERSION, settings.model_dump(mode="json", exclude=_NO_CHANGE_OF_BYTES)]
+    return MediaStage(TRANSCODED_CLIPS, "mp4", recipe, transcode_piece, build_job)
