@@ -3,6 +3,7 @@
 The chain of tables, each made from the ones before it:
 
     raw_videos -> clips -> frame_sets + clip_scores/pixels -> embeddings/<model>
+                                                           -> transcoded_clips, previews/<name> (of kept clips)
 
 `connect()` queries them with SQL, `open_table()` opens one with its frames. The command line is `curation-assets`.
 """

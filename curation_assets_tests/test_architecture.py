@@ -78,6 +78,9 @@ def test_definitions_load_without_models_or_decoders(tmp_path):
 
 
 def test_workers_import_no_tables():
-    script = "import sys\nimport curation_assets.curation.workers\nprint([n for n in ('lance', 'pyarrow', 'dagster', 'duckdb') if n in sys.modules])"
+    script = (
+        "import sys\nimport curation_assets.curation.workers, curation_assets.curation.media_workers\n"
+        "print([n for n in ('lance', 'pyarrow', 'dagster', 'duckdb') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

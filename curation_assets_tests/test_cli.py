@@ -69,7 +69,15 @@ def test_run_then_everything_else(call, place, samples):
     assert document["seconds"] > 0
     tables = document["sources"][0]["tables"]
     assert document["sources"][0]["source"] == "mine"
-    assert list(tables) == ["raw_videos", "clips", "frame_sets", "clip_scores", "embeddings_fingerprint"]
+    assert list(tables) == [
+        "raw_videos",
+        "clips",
+        "frame_sets",
+        "clip_scores",
+        "embeddings_fingerprint",
+        "transcoded_clips",
+        "previews_240p",
+    ]
     assert tables["raw_videos"] == {"outcomes": {"not_a_video": 1, "ok": 2}, "pending": 0}
     assert tables["clips"]["pending"] == 0
     assert (place / "curation.yaml").exists()
@@ -208,6 +216,21 @@ def test_wrong_use_is_one_message_and_exit_2(call, words, message):
     assert out == ""
 
 
+def test_a_missing_encoder_is_named_before_any_work(call, place, samples, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, _, err = call("run", "--source", f"mine={samples}", "--set", "transcoded_clips.encoder=libopenh264", *INLINE)
+    assert code == 2
+    assert "transcoded_clips.encoder: libopenh264 cannot be used here" in err
+    assert "Available: libx264" in err
+    assert not (place / "warehouse" / "tables").exists()
+    code, _, err = call("run", "--source", f"mine={samples}", "--select", "clips*", "--set", "transcoded_clips.quality=60", *INLINE)
+    assert code == 2
+    assert "0 (best) to 51" in err
+    assert (
+        call("run", "--source", "mine", "--select", "clips", "--set", "transcoded_clips.encoder=libopenh264", *INLINE)[0] == 3
+    )  # no raw_videos yet
+
+
 def test_select_that_matches_nothing(call, samples):
     code, _, err = call("run", "--source", f"mine={samples}", "--select", "clipz")
     assert code == 2
@@ -247,9 +270,10 @@ def test_sources(call, place, samples):
     assert call("sources", "add", "bad", samples, "--option", "aws_session_token=x")[0] == 2
     _code, out, _ = call("run", "--json", "--set", "engine.workers=0")
     assert json.loads(out)["sources"][0]["tables"]["clips"]["outcomes"]["ok"] == 8
+    assert len(list((place / "warehouse" / "media").rglob("*.mp4"))) == len(list((place / "warehouse" / "media").rglob("*.webp"))) == 8
     assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
     assert json.loads(call("sources", "list", "--json")[1]) == []
-    assert not [path for path in (place / "warehouse" / "tables").rglob("*") if path.is_file()]
+    assert not [path for name in ("tables", "media") for path in (place / "warehouse" / name).rglob("*") if path.is_file()]
     assert call("sources", "remove", "mine", "--delete-tables")[0] == 2
     assert call("sources", "remove", "../mine")[0] == 2
 

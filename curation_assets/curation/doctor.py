@@ -17,7 +17,6 @@ from curation_assets.engine.local import cpu_count
 from curation_assets.settings import Config
 from curation_assets.storage.errors import StoreError
 
-_ENCODERS = ("libx264", "libsvtav1", "libvpx-vp9", "h264_nvenc", "libopenh264")
 _LEAST_FREE_BYTES = 5_000_000_000
 _LEAST_PYTHON = (3, 11)
 
@@ -48,15 +47,17 @@ def _python() -> Finding:
 def _ffmpeg() -> Finding:
     import av
 
-    have = [name for name in _ENCODERS if name in av.codecs_available]
-    missing = [name for name in _ENCODERS if name not in have]
-    text = f"FFmpeg {av.ffmpeg_version_info} in PyAV {av.__version__}, encoders {', '.join(have) or 'none'}"
+    from curation_assets.media.encoders import ENCODERS, EncoderSpec, missing_encoder
+
+    have = [name for name in ENCODERS if missing_encoder(EncoderSpec(name)) is None]
+    missing = [name for name in ENCODERS if name not in have]
+    text = f"FFmpeg {av.ffmpeg_version_info} in PyAV {av.__version__}, encoders that work {', '.join(have) or 'none'}"
     return Finding("FFmpeg", "ok" if "libx264" in have else "bad", text + (f"; without {', '.join(missing)}" if missing else ""))
 
 
 def _ffmpeg_program() -> Finding:
     path = shutil.which("ffmpeg")
-    return Finding("ffmpeg program", "ok" if path else "note", path or "none on the PATH; nothing needs it so far")
+    return Finding("ffmpeg program", "ok" if path else "note", path or "none on the PATH; only the encoder libopenh264 needs it")
 
 
 def _gpu() -> Finding:

@@ -18,10 +18,12 @@ from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import is_usable
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 
 _NUM_PROBES = 16
 # Measured with benchmarks/whole_path.py on 720p x264: CPU seconds per second of video. Only used until this source has been worked on.
 _TYPICAL_WORK_PER_S = 0.06
+_TYPICAL_ENCODING_PER_S = 0.25  # benchmarks/transcode.py, x264
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,10 @@ def _seconds_of_new(run: SourceRun, objects: list[SourceObject]) -> float:
 def _work_per_second(run: SourceRun, videos: dict[str, dict[str, Any]]) -> float:
     """Say how many worker seconds a second of this source's video took so far."""
     work_s = video_s = 0.0
-    for spec in (CLIPS, FRAME_SETS):
+    for spec in (CLIPS, FRAME_SETS, TRANSCODED_CLIPS):
         for row in run.table(spec).headers(["video_id", "work_s"]).to_pylist():
             if row["video_id"] in videos and row["work_s"]:
                 work_s += row["work_s"]
                 video_s += (videos[row["video_id"]]["duration_ns"] or 0) / 1e9 if spec is FRAME_SETS else 0.0
-    return work_s / video_s if video_s else _TYPICAL_WORK_PER_S
+    typical = _TYPICAL_WORK_PER_S + (_TYPICAL_ENCODING_PER_S if run.settings.transcoded_clips.enabled else 0.0)
+    return work_s / video_s if video_s else typical

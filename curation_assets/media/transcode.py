@@ -29,6 +29,7 @@ from curation_assets.media.pictures import FramePreparer, HdrMode
 from curation_assets.media.plan import DisplayOrder
 from curation_assets.media.smart_cut import cut_smartly
 from curation_assets.media.source import MediaSource
+from curation_assets.media.timing import pts_array_to_ns
 from curation_assets.media.verify import Depth, VerifiedFile, VerifyError, verify_file
 from curation_assets.schemas.outcomes import Outcome
 
@@ -172,8 +173,7 @@ class _Wanted:
     def times_ns(self, index: PacketIndex, kept: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Times of the frames relative to the first one."""
         pts = self.pts if kept is None else kept
-        exact = [Fraction(int(value - pts[0])) * index.time_base for value in pts]
-        return np.array([round(value * 10**9) for value in exact], dtype=np.int64)
+        return pts_array_to_ns(pts, time_base=index.time_base, origin_pts=int(pts[0]))
 
     def rate(self, index: PacketIndex) -> Fraction:
         """About how many frames per second."""

@@ -159,7 +159,12 @@ class LocalStore(ObjectStore):
         self._write(key, write, create_only=create_only)
 
     def put_file(self, key: str, path: Path) -> None:  # noqa: D102
-        self._write(key, lambda temp: shutil.copyfile(path, temp), create_only=False)
+        def copy(temp: Path) -> None:
+            shutil.copyfile(path, temp)
+            with temp.open("rb") as file:
+                os.fsync(file.fileno())
+
+        self._write(key, copy, create_only=False)
 
     def _write(self, key: str, write: Callable[[Path], object], *, create_only: bool) -> None:
         path = self.local_path(key)

@@ -10,7 +10,9 @@ from curation_assets.definitions import build_defs
 from curation_assets.defs.launch import RANGE_END, RANGE_START
 from curation_assets.defs.partitions import sync_partitions
 
-ASSETS = ["clip_scores/pixels", "clips", "curation_status", "embeddings/fingerprint", "frame_sets", "raw_videos"]
+ASSETS = [
+    "clip_scores/pixels", "clips", "curation_status", "embeddings/fingerprint", "frame_sets", "previews/240p", "raw_videos", "transcoded_clips",
+]  # fmt: skip
 PARTITIONED = [name for name in ASSETS if name != "curation_status"]
 
 
@@ -42,6 +44,15 @@ def test_unselected_models_have_no_asset(workplace):
     assert "embeddings/fingerprint" not in keys
 
 
+def test_clips_without_files(workplace):
+    settings = workplace / "curation.yaml"
+    settings.write_text(settings.read_text() + "transcoded_clips: {enabled: false}\npreviews: {small: {height_px: 90, from: clip}}\n")
+    keys = {"/".join(key.path) for key in build_defs().resolve_asset_graph().get_all_asset_keys()}
+    assert "transcoded_clips" not in keys
+    assert {key for key in keys if key.startswith("previews")} == {"previews/small"}
+    assert build_defs().resolve_job_def("curate_sources")
+
+
 def curate(instance, **arguments):
     return build_defs().resolve_job_def("curate_source").execute_in_process(instance=instance, raise_on_error=False, **arguments)
 
@@ -70,6 +81,10 @@ def test_one_partition(instance):
     assert all(checks.values())
     assert ("embeddings/fingerprint", "unit_norms") in checks
     assert ("frame_sets", "referential_integrity") in checks
+    assert ("transcoded_clips", "media_exists") in checks
+    assert ("previews/240p", "media_exists") in checks
+    assert "| encode | h264 |" in events(result, "transcoded_clips")[0].materialization.metadata["look"].value
+    assert "data:image/webp;base64," in events(result, "previews/240p")[0].materialization.metadata["look"].value
 
 
 def versions(instance, key):
@@ -189,7 +204,7 @@ def test_curation_status_counts_pending(instance):
     assert curate(instance, partition_key="a", asset_selection=[dg.AssetKey("raw_videos")]).success
     result = graph_job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("curation_status")])
     metadata = events(result, "curation_status")[0].materialization.metadata
-    assert metadata["num_pending"].value == 4  # one good video, four later tables
+    assert metadata["num_pending"].value == 6  # one good video, six later tables
     assert "| a | clips |" in metadata["status"].value
 
 
