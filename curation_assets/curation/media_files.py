@@ -61,8 +61,8 @@ def sweep_media(run: SourceRun, spec: TableSpec, *, older_than: timedelta = ORPH
     # eight bytes each: a source may have millions. Two keys with one hash would only keep a file too long
     known = np.unique(np.array(named, dtype=np.uint64))
     before = datetime.now(UTC) - older_than
-    num_deleted = 0
     prefix = run.warehouse.layout.media_prefix(spec.asset, run.source)
+    num_deleted: int = run.warehouse.store.delete_temporary(prefix, before=before)
     try:
         for page in run.warehouse.store.list_pages(prefix):
             for info in page:

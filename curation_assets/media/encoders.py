@@ -144,19 +144,19 @@ def missing_encoder(spec: EncoderSpec) -> str | None:
 
     The message names the encoder, what was seen, and what is available.
     """
-    problem = _problem(spec)
+    problem = _problem(spec, find_ffmpeg())
     if problem is None:
         return None
-    others = [name for name in ENCODERS if name != spec.name and _problem(EncoderSpec(name)) is None]
+    others = [name for name in ENCODERS if name != spec.name and _problem(EncoderSpec(name), find_ffmpeg()) is None]
     return f"{spec.name} cannot be used here: {problem}. Available: {', '.join(others) or 'none'}"
 
 
 @lru_cache(maxsize=64)
-def _problem(spec: EncoderSpec) -> str | None:
+def _problem(spec: EncoderSpec, ffmpeg: str | None) -> str | None:
     width_px, height_px = _PROBE_SIZE
     frame = VideoFrame.from_ndarray(np.full((height_px * 3 // 2, width_px), 128, np.uint8), format="yuv420p")
     if spec.name == PIPE_ENCODER:
-        return _pipe_problem(spec, frame)
+        return _pipe_problem(spec, frame, ffmpeg)
     try:
         context: VideoCodecContext = av.CodecContext.create(spec.name, "w")
         context.width, context.height, context.pix_fmt = width_px, height_px, "yuv420p"
@@ -171,8 +171,8 @@ def _problem(spec: EncoderSpec) -> str | None:
     return None if packets else "it gave no picture"
 
 
-def _pipe_problem(spec: EncoderSpec, frame: VideoFrame) -> str | None:
-    if find_ffmpeg() is None:
+def _pipe_problem(spec: EncoderSpec, frame: VideoFrame, ffmpeg: str | None) -> str | None:
+    if ffmpeg is None:
         return "it needs an ffmpeg program on the PATH that has it, and there is none"
     with tempfile.TemporaryDirectory() as folder:
         pipe = FramePipe(spec, Path(folder) / "probe.h264", width_px=frame.width, height_px=frame.height, rate=Fraction(25))
@@ -180,7 +180,7 @@ def _pipe_problem(spec: EncoderSpec, frame: VideoFrame) -> str | None:
             pipe.write(frame)
             pipe.finish()
         except EncodeError as error:
-            return f"{find_ffmpeg()} does not encode with it ({error})"
+            return f"{ffmpeg} does not encode with it ({error})"
     return None
 
 

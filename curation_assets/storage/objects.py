@@ -138,6 +138,16 @@ class ObjectStore(ABC):
                 num_deleted += 1
         return num_deleted
 
+    def delete_temporary(self, prefix: str, *, before: datetime) -> int:
+        """Delete what killed processes have left of writes in a folder and below, where the store shows it to nobody; returns how many.
+
+        Args:
+            prefix: folder below the root.
+            before: younger ones may still be written to, and stay.
+        """
+        del prefix, before
+        return 0  # an object store drops a write that does not end
+
     def exists(self, key: str) -> bool:
         """Say whether an object exists."""
         from curation_assets.storage.errors import NotFound

@@ -191,6 +191,19 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise store_error(error, str(path)) from error
 
+    def delete_temporary(self, prefix: str, *, before: datetime) -> int:  # noqa: D102
+        num_deleted = 0
+        for path in self.local_path(prefix).rglob(f"{TEMP_PREFIX}*"):
+            try:
+                if path.stat().st_mtime <= before.timestamp():
+                    path.unlink()
+                    num_deleted += 1
+            except FileNotFoundError:  # its writer was done
+                continue
+            except OSError as error:
+                raise store_error(error, str(path)) from error
+        return num_deleted
+
     def download(self, key: str, path: Path, *, etag: str | None = None) -> None:  # noqa: D102
         if etag is not None and self.head(key).etag != etag:
             raise ObjectChanged(f"{self.uri(key)}: was replaced since it was listed")

@@ -157,7 +157,7 @@ def test_frames_are_decoded_once(made, tmp_path, monkeypatch):
     spans = [ClipSpan(str(start), start, start + 700 * MS) for start in range(40 * MS, 2200 * MS, 300 * MS)]
     (tmp_path / "out").mkdir()
     clips = transcode_clips(str(path), index=index, spans=spans, spec=ENCODE, folder=tmp_path / "out")
-    monkeypatch.setattr("curation_assets.media.transcode.verify_file", lambda *_, **__: None)
+    monkeypatch.setattr("curation_assets.media.clip_encode.verify_file", lambda *_, **__: None)
     assert all(clip.outcome == "ok" for clip in clips)
     assert len(fed) == len(set(fed)) >= 60
 
