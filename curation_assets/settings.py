@@ -187,6 +187,29 @@ class EmbeddingsSettings(Model):
     batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
 
 
+RankColumn = Annotated[str, Field(pattern=r"^-?[a-z_]+$")]
+
+
+class DedupSettings(Model):
+    """Near-duplicates over all sources; each model has its own table."""
+
+    model: str = Field(
+        "auto",
+        description="Model whose duplicates curated_clips leaves out: auto is the first of embeddings.models, none leaves none out.",
+    )
+    eps: float | None = Field(
+        None, gt=0, lt=1, description="Largest cosine distance (1 - cosine) of near-duplicates; None takes the model's own."
+    )
+    which_to_keep: Literal["hard", "easy", "random"] | Annotated[list[RankColumn], Field(min_length=1)] = Field(
+        ["-num_pixels", "-bit_rate_bps"],
+        description="Of near-duplicates, the one to keep: by columns (-column: the largest first; of raw_videos, clips or clip_scores, and num_pixels), "
+        "or hard (far from its cluster's centre), easy (near it), random.",
+    )
+    n_clusters: int | None = Field(None, ge=1, le=65536, description="k-means clusters; None is one per 512 clips, at most 8192.")
+    n_probes: int = Field(16, ge=1, description="Most clusters in which a clip is compared with kept ones.")
+    exact_max_clips: int = Field(20_000, ge=0, description="Up to so many clips, each is compared with every kept one.")
+
+
 class EngineSettings(Model):
     """Where work runs and what it may use."""
 
@@ -214,6 +237,7 @@ class ProcessingSettings(Model):
     frame_sets: FrameSetsSettings = FrameSetsSettings()
     clip_scores: ClipScoresSettings = ClipScoresSettings()
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    dedup: DedupSettings = DedupSettings()
     engine: EngineSettings = EngineSettings()
     max_failed_fraction: float = Field(1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed.")
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from curation_assets.configuration import resolve_settings
 from curation_assets.curation.select import reject_reason_sql
-from curation_assets.curation.warehouse import Warehouse, table_specs
+from curation_assets.curation.warehouse import Warehouse, corpus_specs, deciding_model, table_specs
 from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config, SettingsError
@@ -30,6 +31,12 @@ def all_specs(config: Config) -> list[TableSpec]:
     return list(specs.values())
 
 
+def all_corpus_specs(config: Config) -> list[TableSpec]:
+    """List the tables over all sources that may exist."""
+    specs = {spec.asset: spec for spec in (*corpus_specs(config), *map(duplicates_table, registry.names()))}
+    return list(specs.values())
+
+
 def connect_config(config: Config) -> views.SqlConnection:
     """Open all sources' tables for SQL, lazily."""
     warehouse = Warehouse.of(config)
@@ -38,7 +45,8 @@ def connect_config(config: Config) -> views.SqlConnection:
     for name in names:
         settings = resolve_settings(config.processing(), warehouse.registry.get(name).settings, where=f"source {name!r}")
         rejects[name] = reject_reason_sql(settings.clip_scores.thresholds)
-    return views.connect(warehouse.layout, all_specs(config), names, storage_options=warehouse.storage_options, reject_sql=rejects)
+    specs = [*all_specs(config), *all_corpus_specs(config)]
+    return views.connect(warehouse.layout, specs, names, storage_options=warehouse.storage_options, reject_sql=rejects)
 
 
 def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:
@@ -51,14 +59,17 @@ def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:
     return views.json_rows(connection.execute(query))
 
 
-def open_dataset(config: Config, view: str, source: str) -> Any:
-    """Open the Lance dataset behind one view and source."""
-    specs = {spec.view: spec for spec in all_specs(config)}
+def open_dataset(config: Config, view: str, source: str | None) -> Any:
+    """Open the Lance dataset behind one view and source; source None for a table over all sources."""
+    specs = {spec.view: spec for spec in (all_corpus_specs(config) if source is None else all_specs(config))}
     if view not in specs:
-        raise KeyError(f"no table {view!r}; there are {', '.join(specs)}")
-    snapshot = Warehouse.of(config).table(specs[view], source).snapshot()
+        raise KeyError(f"no table {view!r} {'over all sources' if source is None else 'of one source'}; there are {', '.join(specs)}")
+    warehouse = Warehouse.of(config)
+    table = warehouse.corpus_table(specs[view]) if source is None else warehouse.table(specs[view], source)
+    snapshot = table.snapshot()
     if snapshot is None:
-        raise KeyError(f"source {source!r} has no table {view!r} yet; curation-assets status shows what there is")
+        where = "the warehouse" if source is None else f"source {source!r}"
+        raise KeyError(f"{where} has no table {view!r} yet; curation-assets status shows what there is")
     return snapshot.dataset
 
 
