@@ -31,7 +31,7 @@ from curation_assets.cli.base import (
     source_run,
     with_json,
 )
-from curation_assets.cli.show import failures, print_status, read_statuses, status_document
+from curation_assets.cli.show import failures, print_status, read_corpus_status, read_statuses, status_document
 from curation_assets.configuration import load_config, parse_assignments
 from curation_assets.settings import Config, SettingsError, SourceSettings
 
@@ -78,7 +78,7 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Curate sources in one Dagster run; only what is new or changed costs anything."""
+    """Curate sources in one Dagster run, and what is over all sources in another; only what is new or changed costs anything."""
     overrides = parse_assignments(assignments)
     named = dict(_parse_source(text) for text in sources)
     path, config = settings_of(context, overrides)
@@ -149,10 +149,11 @@ def curate(
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
     statuses = read_statuses(config, names or registered, overrides)
+    corpus = read_corpus_status(config, overrides)
     if as_json:
-        print_json({**status_document(statuses), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
+        print_json({**status_document(statuses, corpus), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
     else:
-        print_status(statuses)
+        print_status(statuses, corpus)
         out.print(f"\n{seconds:.1f} s; tables lie in {config.warehouse}", soft_wrap=True)
     for message in result.errors:
         err.print(f"error: {message}", markup=False, soft_wrap=True)

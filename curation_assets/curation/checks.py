@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clips import CLIPS
@@ -64,6 +65,25 @@ def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
         orphans += len(found - clips)
     return CheckOutcome(
         "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}
+    )
+
+
+def corpus_integrity(run: CorpusRun, spec: TableSpec) -> CheckOutcome:
+    """Check that every row's clip is in clips, once."""
+    query = f"SELECT count(*) - count(DISTINCT t.clip_id), count(*) - count(c.clip_id) FROM {spec.view} t LEFT JOIN clips c USING (clip_id)"
+    with run.connect() as connection:
+        num_twice, num_orphans = connection.execute(query).fetchone()
+    text = f"{num_orphans} rows point at a clip that does not exist, {num_twice} clips are there twice"
+    return CheckOutcome("referential_integrity", not (num_twice or num_orphans), text, {"num_orphans": num_orphans, "num_twice": num_twice})
+
+
+def no_chains(run: CorpusRun, spec: TableSpec) -> CheckOutcome:
+    """Check that no duplicate is what another one is kept for: a chain would delete unlike clips."""
+    query = f"SELECT count(*) FROM {spec.view} WHERE kept_id IN (SELECT clip_id FROM {spec.view})"
+    with run.connect() as connection:
+        (num_chained,) = connection.execute(query).fetchone()
+    return CheckOutcome(
+        "no_chains", not num_chained, f"{num_chained} duplicates have a duplicate as their kept clip", {"num_chained": num_chained}
     )
 
 

@@ -43,11 +43,13 @@ class CorpusRun:
 
     Attributes:
         config: settings, this run's overrides applied.
+        overrides: this run's, which win over the sources' own settings.
         run_id: Dagster run, or None.
         log: gets a line now and then.
     """
 
     config: Config
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     log: Callable[[str], None] = field(default=lambda _: None)
 
@@ -61,7 +63,10 @@ class CorpusRun:
         """Every source with its own settings, by name, sorted."""
         records = (self.warehouse.registry.get(name) for name in self.warehouse.registry.names())
         base = self.config.processing()
-        return {record.name: (record, resolve_settings(base, record.settings, where=f"source {record.name!r}")) for record in records}
+        return {
+            record.name: (record, resolve_settings(base, record.settings, self.overrides, where=f"source {record.name!r}"))
+            for record in records
+        }
 
     def table(self, spec: TableSpec) -> CorpusTable:
         """One corpus table."""
@@ -74,7 +79,7 @@ class CorpusRun:
 
     def connect(self) -> SqlConnection:
         """Open all tables for SQL."""
-        return connect_config(self.config)
+        return connect_config(self.config, self.overrides)
 
     def data_versions(self, spec: TableSpec) -> dict[str, str]:
         """Hash what one table says, by source; of sources that have none, of nothing."""

@@ -4,71 +4,71 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
 from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
-from curation_assets.curation.duplicates import duplicates_fingerprint
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.select import reject_reasons_sql
-from curation_assets.curation.warehouse import deciding_model, table_specs
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.curated_clips import CURATED_CLIPS, SCORES
 from curation_assets.schemas.duplicates import duplicates_table
+from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import OutcomeClass, codes
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import ProcessingSettings
 
 CODE_VERSION = "1"
 DUPLICATE = "duplicate"
 NOT_SCORED = "not_scored"  # the scores are still to come
 _ROWS_PER_BATCH = 65536
+_READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS)]
 
 
-def update_curated_clips(run: CorpusRun) -> CorpusReport:
-    """Bring the table up to date with all others."""
+def update_curated_clips(run: CorpusRun, *, tables: Sequence[TableSpec], model: str | None) -> CorpusReport:
+    """Bring the table up to date with all others.
+
+    Args:
+        run: all sources.
+        tables: the tables per source that there are, from `table_specs`.
+        model: whose duplicates are left out, from `deciding_model`; None leaves none out.
+    """
     started = time.monotonic()
     with run.writing(CURATED_CLIPS) as table:
-        expected = curated_fingerprint(run)
+        expected = curated_fingerprint(run, tables=tables, model=model)
         if report := unchanged(table, expected, started):
             return report
         with run.connect() as connection:
-            reader = connection.sql(_sql(run)).to_arrow_reader(_ROWS_PER_BATCH)
+            reader = connection.sql(_sql(run, tables, model)).to_arrow_reader(_ROWS_PER_BATCH)
             table.replace(_typed(reader), fingerprint=expected)
         return CorpusReport(table.num_rows(), False, {}, time.monotonic() - started)
 
 
-def curated_fingerprint(run: CorpusRun) -> str:
+def curated_fingerprint(run: CorpusRun, *, tables: Sequence[TableSpec], model: str | None) -> str:
     """Hash all that the table is made from."""
-    versions = {spec.asset: run.data_versions(spec) for spec in table_specs(run.config) if not spec.asset.startswith("embeddings/")}
-    model = deciding_model(run.config)
+    versions = {spec.asset: run.data_versions(spec) for spec in tables if spec.asset in _READ}
     duplicates = None if model is None else run.table(duplicates_table(model)).fingerprint()
     rules = {name: _source_rules(own) for name, (_, own) in run.sources.items()}
-    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, sorted(run.config.clip_scores.scorers))
-
-
-def is_stale(run: CorpusRun, asset: str) -> bool:
-    """Say whether a corpus table would be made anew."""
-    if asset == CURATED_CLIPS.asset:
-        return run.table(CURATED_CLIPS).fingerprint() != curated_fingerprint(run)
-    model = asset.partition("/")[2]
-    return run.table(duplicates_table(model)).fingerprint() != duplicates_fingerprint(run, model)
+    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, run.config.embeddings.frame_set)
 
 
 def _source_rules(own: ProcessingSettings) -> str:
     return reject_reasons_sql(own.clip_scores.thresholds)
 
 
-def _sql(run: CorpusRun) -> str:
+def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
     by_rules: dict[str, list[str]] = defaultdict(list)
     for name, (_, own) in run.sources.items():
         by_rules[_source_rules(own)].append("'" + name.replace("'", "''") + "'")
     cases = " ".join(f"WHEN c.source IN ({', '.join(names)}) THEN {sql}" for sql, names in by_rules.items())
     usable = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
-    model = deciding_model(run.config)
     duplicates = (
         "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS kept_id WHERE false)" if model is None else duplicates_table(model).view
     )
-    not_scored = f"CASE WHEN s.clip_id IS NULL THEN '{NOT_SCORED}' END" if run.config.clip_scores.scorers else "NULL"
+    not_scored = f"CASE WHEN s.clip_id IS NULL THEN '{NOT_SCORED}' END" if CLIP_SCORES_PIXELS in tables else "NULL"
     frame_set = run.config.embeddings.frame_set.replace("'", "''")
     return f"""
         SELECT source, key, video_id, clip_id, start_ns, end_ns, uri, len(reject_reasons) = 0 AS is_selected, reject_reasons,

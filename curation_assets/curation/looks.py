@@ -59,7 +59,7 @@ def look_at_clips(run: SourceRun) -> str | None:
     lengths = (clips.column("end_ns").to_numpy() - clips.column("start_ns").to_numpy()) / 1e9
     summary = f"{clips.num_rows:,} clips, {lengths.sum() / 3600:.3f} hours, {lengths.min():.2f} to {lengths.max():.2f} s long"
     chosen = _spread(clips)
-    frames = _stored_frames(run, [str(clip["clip_id"]) for clip in chosen]) or _decoded_frames(run, chosen)
+    frames = stored_frames(run, [str(clip["clip_id"]) for clip in chosen]) or _decoded_frames(run, chosen)
     thumbs = [(frames[clip["clip_id"]], _label(clip)) for clip in chosen if clip["clip_id"] in frames]
     return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
 
@@ -85,7 +85,7 @@ def _decoded_frames(run: SourceRun, chosen: Sequence[dict[str, Any]]) -> dict[st
     return frames
 
 
-def _stored_frames(run: SourceRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
+def stored_frames(run: SourceRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
     """Read the middle one of the stored frames of a few clips, in the picture's own proportions."""
     ids = ", ".join(f"'{clip}'" for clip in clip_ids)
     sizes = {row["video_id"]: row for row in run.read(RAW_VIDEOS, ["video_id", "width_px", "height_px"]).to_pylist()}
@@ -114,7 +114,7 @@ def look_at_frames(run: SourceRun) -> str | None:
     chosen = {row["clip_id"]: row for row in _spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
     ids = ", ".join(f"'{clip}'" for clip in chosen)
     spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
-    pictures = _stored_frames(run, [str(clip) for clip in chosen])
+    pictures = stored_frames(run, [str(clip) for clip in chosen])
     thumbs = [(picture, _label(spans[clip])) for clip, picture in pictures.items() if clip in spans]  # another run may have split anew
     return f"| frame set | fps | size | clips |\n|---|---|---|---|\n{lines}\n\n{contact_sheet(thumbs)}"
 
@@ -170,17 +170,22 @@ def histogram(title: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
     low, high = float(values.min()), float(values.max())
     if high - low < _NARROWEST * max(1.0, abs(low)):  # all but equal: bins of no width cannot be made
         low, high = low - _NARROWEST, low + _NARROWEST
-    counts, edges = np.histogram(values, bins=_NUM_BINS, range=(low, high))
-    top = max(1, int(counts.max()))
+    counts, _ = np.histogram(values, bins=_NUM_BINS, range=(low, high))
+    return draw_bars(f"{title}: median {np.median(values):.4g}, {len(values):,} values", counts.tolist(), low=low, high=high)
+
+
+def draw_bars(title: str, counts: Sequence[int], *, low: float, high: float) -> str:
+    """Draw the counts of equal bins from `low` to `high` as SVG; returns a Markdown image."""
+    top, width = max(1, *counts), 400 / len(counts)
     bars = "".join(
-        f'<rect x="{10 + 20 * i}" y="{90 - 70 * int(n) / top:.1f}" width="18" height="{70 * int(n) / top:.1f}" fill="#4f43dd"/>'
+        f'<rect x="{10 + width * i:.1f}" y="{90 - 70 * n / top:.1f}" width="{width - 2:.1f}" height="{70 * n / top:.1f}" fill="#4f43dd"/>'
         for i, n in enumerate(counts)
     )
     text = 'font-family="sans-serif" font-size="11"'
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="420" height="110"><rect width="420" height="110" fill="white"/>'
-        f'<text x="10" y="13" {text}>{escape(title)}: median {np.median(values):.4g}, {len(values):,} values, tallest bar {top:,}</text>{bars}'
-        f'<text x="10" y="104" {text}>{edges[0]:.4g}</text><text x="410" y="104" {text} text-anchor="end">{edges[-1]:.4g}</text></svg>'
+        f'<text x="10" y="13" {text}>{escape(title)}, tallest bar {top:,}</text>{bars}'
+        f'<text x="10" y="104" {text}>{low:.4g}</text><text x="410" y="104" {text} text-anchor="end">{high:.4g}</text></svg>'
     )
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 

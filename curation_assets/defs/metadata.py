@@ -16,6 +16,7 @@ CHECKS = {
     "failure_rate": "At most 5 % of the items failed.",
     "referential_integrity": "Every row's video and clip exist upstream.",
     "unit_norms": "Every vector has length 1 and no NaN.",
+    "no_chains": "No kept clip is itself a duplicate.",
     "source_readable": "The source could be listed.",
 }
 
@@ -32,7 +33,7 @@ def asset_spec(
         group_name=group,
         kinds=kinds,
         owners=OWNERS,
-        partitions_def=video_sources,
+        partitions_def=None if spec.is_corpus else video_sources,
         skippable=skippable,
         metadata={"dagster/column_schema": column_schema(spec), "dagster/table_name": spec.view},
     )
