@@ -201,7 +201,7 @@ class DedupSettings(Model):
         None, gt=0, lt=1, description="Largest cosine distance (1 - cosine) of near-duplicates; None takes the model's own."
     )
     which_to_keep: Literal["hard", "easy", "random"] | Annotated[list[RankColumn], Field(min_length=1)] = Field(
-        ["-num_pixels", "-bit_rate_bps"],
+        ["-num_pixels", "-bit_rate_bps", "source", "key"],
         description="Of near-duplicates, the one to keep: by columns (-column: the largest first; of raw_videos, clips or clip_scores, and num_pixels), "
         "or hard (far from its cluster's centre), easy (near it), random.",
     )

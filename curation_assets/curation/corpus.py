@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curation_assets.configuration import resolve_settings
-from curation_assets.curation.query import connect_config
 from curation_assets.curation.sources import SourceRecord
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config, ProcessingSettings
 from curation_assets.storage.corpus import CorpusTable
-from curation_assets.storage.views import SqlConnection
+
+if TYPE_CHECKING:
+    from curation_assets.storage.views import SqlConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class CorpusRun:
 
     def connect(self) -> SqlConnection:
         """Open all tables for SQL."""
+        from curation_assets.curation.query import connect_config  # DuckDB is not needed to load the definitions
+
         return connect_config(self.config, self.overrides)
 
     def data_versions(self, spec: TableSpec) -> dict[str, str]:

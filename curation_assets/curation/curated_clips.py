@@ -82,7 +82,7 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
                         {not_scored},
                         CASE WHEN d.clip_id IS NOT NULL THEN '{DUPLICATE}' END
                     ]::VARCHAR[], lambda reason: reason IS NOT NULL),
-                    CASE {cases} ELSE []::VARCHAR[] END
+                    CASE {cases} WHEN false THEN NULL ELSE []::VARCHAR[] END
                 ) AS reject_reasons
             FROM clips c
             LEFT JOIN raw_videos v ON v.source = c.source AND v.video_id = c.video_id

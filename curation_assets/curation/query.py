@@ -88,7 +88,8 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         clip_id: the clip, or the beginning of its id.
 
     Returns:
-        The clip, its video (None when it has left the source), scores with the verdict, frame sets, embeddings, what it duplicates or is kept for, and whether it is selected; None when there is no such clip.
+        The clip, its video (None when it has left the source), scores with the verdict, frame sets, embeddings, what it duplicates or is kept for, and
+        whether it is selected; None when there is no such clip.
 
     Raises:
         SettingsError: several clips begin so.
