@@ -194,7 +194,7 @@ def _progress(*, as_json: bool) -> Iterator[Callable[[Any], None]]:
             key = (update.source, update.stage)
             if key not in tasks:
                 tasks[key] = bar.add_task(f"{update.source}: {update.stage}", total=update.num_total, note="")
-            note = f"{update.rate:.2g} videos/s" + (f", {update.num_failed} failed" if update.num_failed else "")
+            note = update.rate_text + (f", {update.num_failed} failed" if update.num_failed else "")
             bar.update(tasks[key], completed=update.videos_done, total=update.num_total, note=note)
 
         yield tell

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.status import expected_for, failed_fraction
@@ -48,21 +50,19 @@ def failure_rate(status: Mapping[str, Any]) -> CheckOutcome:
 
 def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
     """Check that every row's video is in raw_videos, and every clip in clips; stale rows, which the next run replaces, are left out."""
-    videos = set(run.table(RAW_VIDEOS).headers(["video_id"]).column("video_id").to_pylist())
+    videos = run.table(RAW_VIDEOS).headers(["video_id"]).column("video_id")
     expected = expected_for(run, spec)
-    fresh = {
-        identity
-        for identity, header in run.headers(spec).items()
-        if expected is None or expected.fingerprints.get(identity) == header.fingerprint
-    }
-    orphans = len(fresh - videos)
+    headers = run.headers(spec).items()
+    fresh = pa.array(
+        (identity for identity, header in headers if expected is None or expected.fingerprints.get(identity) == header.fingerprint),
+        pa.string(),
+    )
+    orphans = _num_missing(fresh, videos)
     if spec is not CLIPS:
-        clips = set(run.read(CLIPS, ["clip_id"]).column("clip_id").to_pylist())
+        clips = run.read(CLIPS, ["clip_id"]).column("clip_id")
         rows = run.read(spec, ["video_id", "clip_id"], where="clip_id IS NOT NULL")
-        found = {
-            clip for video, clip in zip(*(rows.column(name).to_pylist() for name in ("video_id", "clip_id")), strict=True) if video in fresh
-        }
-        orphans += len(found - clips)
+        found = rows.filter(pc.is_in(rows.column("video_id"), value_set=fresh)).column("clip_id")
+        orphans += _num_missing(pc.unique(found), clips)
     return CheckOutcome(
         "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}
     )
@@ -85,6 +85,10 @@ def no_chains(run: CorpusRun, spec: TableSpec) -> CheckOutcome:
     return CheckOutcome(
         "no_chains", not num_chained, f"{num_chained} duplicates have a duplicate as their kept clip", {"num_chained": num_chained}
     )
+
+
+def _num_missing(ids: pa.Array, there: pa.ChunkedArray) -> int:
+    return len(ids) - (pc.sum(pc.is_in(ids, value_set=there.combine_chunks())).as_py() or 0)
 
 
 def unit_norms(run: SourceRun, spec: TableSpec) -> CheckOutcome:

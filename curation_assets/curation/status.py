@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.embeddings import expected_embeddings
 from curation_assets.curation.expected import Expected
@@ -27,13 +29,17 @@ def table_status(run: SourceRun, spec: TableSpec) -> dict[str, Any]:
         or it is cut short and its rows are fine) counts as one more. Pending are videos whose rows are missing or stale under these settings, those that
         wait for an earlier stage included.
     """
-    rows = run.read(spec, ["video_id", "outcome"])
-    outcomes = Counter(rows.column("outcome").to_pylist())
+    names = ["video_id", "outcome"]
+    rows = run.read(spec, names)
+    outcomes = _counts(rows)
     if not spec.rows_are_headers:
-        told = set(zip(*(rows.column(name).to_pylist() for name in ("video_id", "outcome")), strict=True))
-        headers = run.headers(spec).items()
-        outcomes.update(header.outcome for identity, header in headers if (identity, header.outcome) not in told)
+        headers = run.table(spec).headers(names)
+        outcomes.update(_counts(headers.join(rows.group_by(names).aggregate([]), names, join_type="left anti")))
     return {"outcomes": dict(sorted(outcomes.items())), "pending": num_pending(run, spec)}
+
+
+def _counts(rows: pa.Table) -> Counter[str]:
+    return Counter({item["values"].as_py(): item["counts"].as_py() for item in rows.column("outcome").combine_chunks().value_counts()})
 
 
 def expected_for(run: SourceRun, spec: TableSpec) -> Expected | None:
