@@ -105,9 +105,9 @@ def find_config(explicit: str | Path | None = None) -> Path | None:
         path = Path(named).expanduser()
         if not path.is_file():
             raise SettingsError(f"settings file {path} does not exist; name another with --config or CURATION_CONFIG")
-        return path.resolve()
+        return path.absolute()  # links stay: a mounted settings file is often one, and its folder is where it is seen
     path = Path("curation.yaml")
-    return path.resolve() if path.is_file() else None
+    return path.absolute() if path.is_file() else None
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:

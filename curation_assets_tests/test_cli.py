@@ -278,6 +278,16 @@ def test_state_lies_beside_the_settings_file(call, place, samples):
         assert instance.get_dynamic_partitions("video_source") == ["mine"]
 
 
+def test_a_settings_file_that_is_a_link(call, place, samples):
+    (place / "mounted").mkdir()
+    (place / "project").mkdir()
+    (place / "mounted" / "data.yaml").write_text(f"sources: {{mine: {{uri: '{samples}'}}}}\n")
+    (place / "project" / "curation.yaml").symlink_to(place / "mounted" / "data.yaml")
+    assert call("--config", "project/curation.yaml", "run", "--set", "engine.workers=0")[0] == 0
+    assert (place / "project" / "warehouse").is_dir()
+    assert [path.name for path in (place / "mounted").iterdir()] == ["data.yaml"]
+
+
 def test_dagster_home_must_be_a_folder(call, place, samples, monkeypatch):
     monkeypatch.setenv("DAGSTER_HOME", str(place / "missing"))
     code, _, err = call("run", "--source", f"mine={samples}", *INLINE)

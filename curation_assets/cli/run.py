@@ -89,7 +89,7 @@ def run(
         _dry_run(config, added, list(named), overrides, as_json=as_json, limit=limit, retry_failed=retry_failed)
         return
     if path is None:
-        path = Path("curation.yaml").resolve()
+        path = Path("curation.yaml").absolute()
         path.write_text(_FIRST_CONFIG, encoding="utf-8")
         err.print(f"wrote {path}", soft_wrap=True)
         config = load_config(path, overrides)
@@ -253,7 +253,7 @@ def demo(context: click.Context, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     videos = make_demo_videos(folder / "videos")
-    path = (folder / DEMO_CONFIG.name).resolve()
+    path = (folder / DEMO_CONFIG.name).absolute()
     path.write_text("warehouse: ./warehouse\nsources:\n  demo: {uri: ./videos}\nclips:\n  splitter: {clip_len_s: 4}\n", encoding="utf-8")
     out.print(f"made {len(videos)} sample videos in {folder / 'videos'}")
     code = curate(path, load_config(path), {}, ["demo"], (), {}, limit=None, retry_failed=False, as_json=False)

@@ -76,7 +76,7 @@ def ui(context: click.Context, host: str, port: int) -> None:
 
     path, loaded = settings_of(context)
     if path is None and DEMO_CONFIG.is_file():
-        path, loaded = DEMO_CONFIG.resolve(), load_config(DEMO_CONFIG.resolve())
+        path, loaded = DEMO_CONFIG.absolute(), load_config(DEMO_CONFIG.absolute())
         err.print(f"no curation.yaml here; this is the demo's, {DEMO_CONFIG}")
     dagster = shutil.which("dagster", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if dagster is None:
