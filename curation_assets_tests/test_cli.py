@@ -78,7 +78,11 @@ def test_run_then_everything_else(call, place, samples):
     code, out, _ = call("status", "--json")
     assert code == 0
     assert json.loads(out)["sources"][0]["tables"] == tables
-    assert json.loads(out)["corpus"] == {}
+    assert json.loads(out)["corpus"] == document["corpus"]
+    assert document["corpus"] == {
+        "duplicates_fingerprint": {"outcomes": {}, "pending": 0},
+        "curated_clips": {"outcomes": {"selected": 2}, "pending": 0},
+    }
 
     code, out, _ = call("failures", "--json")
     (failure,) = json.loads(out)

@@ -41,7 +41,8 @@ def render() -> str:
         "",
         "Written by `python -m curation_assets.curation.document`; do not edit.",
         "",
-        "A table is one Lance dataset per source, `<warehouse>/tables/<asset>/<source>.lance`, or one over all sources, `<warehouse>/tables/<asset>.lance`. SQL sees the views; header rows and bookkeeping columns are "
+        "A table is one Lance dataset per source, `<warehouse>/tables/<asset>/<source>.lance`, or one over all sources, `<warehouse>/tables/<asset>.lance`. "
+        "SQL sees the views; header rows and bookkeeping columns are "
         "in the Lance tables only (`curation_assets.open_table`). Times are nanoseconds on the video's own timeline, zero at the first displayed frame.",
         "",
         "## Bookkeeping, in every table of a source",
