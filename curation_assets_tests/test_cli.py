@@ -337,6 +337,15 @@ def test_what_is_of_the_project_is_refused_for_one_source(call, samples, setting
     assert "whole project" in err
 
 
+def test_a_page_of_clips(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    assert call("status", "--html", "page.html")[0] == 0
+    assert (place / "page.html").read_text().count("<figure") == 3
+    code, _, err = call("status", "--html", "missing/page.html")
+    assert code == 2
+    assert "missing/page.html: No such file" in err
+
+
 def test_brackets_in_names_are_no_markup(call, place):
     (place / "videos" / "a[").mkdir(parents=True)
     makevideo.make_text(place / "videos" / "a[" / "b].mp4")

@@ -31,7 +31,7 @@ from curation_assets.cli.base import (
     source_run,
     with_json,
 )
-from curation_assets.cli.show import failures, print_status, read_corpus_status, read_statuses, status_document
+from curation_assets.cli.show import failures, print_status, read_corpus_status, read_statuses, status_document, write_page
 from curation_assets.configuration import load_config, parse_assignments
 from curation_assets.settings import Config, SettingsError, SourceSettings
 
@@ -262,9 +262,11 @@ def demo(context: click.Context, folder: Path) -> None:
     out.print("\nWhat failed or was cut short, and why:")
     context.obj = str(path)
     context.invoke(failures, names=(), as_json=False)
+    write_page(load_config(path), folder / "contact_sheet.html")
     out.print(
         f'\nNext:\n  {here} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
         f"  {here} ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
+        f"  open {folder / 'contact_sheet.html'} in a browser: every clip, selected or why not\n"
         f"  {command} run --source mine=/path/to/your/videos",
         markup=False,
         soft_wrap=True,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Column, Table
 
-from curation_assets.cli.base import cell, cli, out, print_json, settings_of, source_records, source_run, with_json
+from curation_assets.cli.base import cell, cli, err, out, print_json, settings_of, source_records, source_run, with_json
 from curation_assets.settings import Config, SettingsError
 
 
@@ -32,6 +33,18 @@ def read_corpus_status(config: Config, overrides: Mapping[str, Any] | None = Non
     from curation_assets.curation.corpus_status import corpus_status
 
     return corpus_status(CorpusRun(config, overrides=overrides or {}))
+
+
+def write_page(config: Config, page: Path) -> None:
+    """Write the contact sheet."""
+    from curation_assets.curation.corpus import CorpusRun
+    from curation_assets.curation.sheet import render_sheet
+
+    try:
+        page.write_text(render_sheet(CorpusRun(config)), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"--html {page}: {error.strerror}") from error
+    err.print(f"wrote {page}", markup=False, soft_wrap=True)
 
 
 def status_document(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any]) -> dict[str, Any]:
@@ -59,11 +72,16 @@ def print_status(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any]) ->
 
 
 @cli.command()
+@click.option(
+    "--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with a picture of each clip, selected or why not."
+)
 @with_json
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
+def status(context: click.Context, page: Path | None, as_json: bool) -> None:
     """Show how the items of every table ended, and how many videos wait for work."""
     config = settings_of(context)[1]
+    if page is not None:
+        write_page(config, page)
     statuses = read_statuses(config)
     corpus = read_corpus_status(config)
     if as_json:

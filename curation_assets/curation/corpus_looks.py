@@ -31,7 +31,7 @@ def look_at_duplicates(run: CorpusRun, model: str) -> str | None:
         least = connection.execute(pairs_sql, [_MOST_PAIRS // 2]).fetchall()
         most = connection.execute(pairs_sql.replace("ORDER BY similarity,", "ORDER BY similarity DESC,"), [_MOST_PAIRS // 2]).fetchall()
     pairs = list(dict.fromkeys([*least, *most]))
-    frames = _frames(run, [clip for pair in pairs for clip in pair[:2]])
+    frames = clip_frames(run, [clip for pair in pairs for clip in pair[:2]])
     thumbs = []
     for clip, kept, similarity in pairs:
         if clip in frames and kept in frames:
@@ -48,13 +48,13 @@ def look_at_curated(run: CorpusRun) -> str | None:
     with run.connect() as connection:
         query = "SELECT clip_id FROM curated_clips WHERE is_selected ORDER BY hash(clip_id), clip_id LIMIT ?"
         chosen = [clip for (clip,) in connection.execute(query, [_MOST_CLIPS]).fetchall()]
-    frames = _frames(run, chosen)
+    frames = clip_frames(run, chosen)
     thumbs = [(frames[clip], clip[:8]) for clip in chosen if clip in frames]
     table = f"| first reason | clips |\n|---|---|\n{lines}"
     return f"{table}\n\n{contact_sheet(thumbs)}" if thumbs else table
 
 
-def _frames(run: CorpusRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
+def clip_frames(run: CorpusRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
     """Read a stored frame of some clips of any source."""
     if not clip_ids:
         return {}

@@ -11,6 +11,7 @@ from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.curated_clips import update_curated_clips
 from curation_assets.curation.duplicates import update_duplicates
 from curation_assets.curation.query import clip_story
+from curation_assets.curation.sheet import render_sheet
 from curation_assets.curation.warehouse import SourceRun, Warehouse, deciding_model, table_specs
 from curation_assets.engine.local import LocalEngine
 from curation_assets.schemas.curated_clips import CURATED_CLIPS
@@ -101,6 +102,22 @@ def test_a_copy_in_another_source_is_left_out(corpus):
     assert {other["key"], story["video"]["key"]} == {"copy.mp4", "cuts.mp4"}
     assert story["curated"]["reject_reasons"] == ["duplicate"]
     assert clip_story(corpus.config, kept)["duplicates"]["duplicates_fingerprint"]["kept_for"][0]["clip_id"] == clip
+
+
+def test_the_sheet_shows_every_clip_and_why(corpus):
+    (corpus.folder / "videos" / "a" / "cuts.mp4").rename(corpus.folder / "videos" / "a" / "<b>&.mp4")
+    corpus.curate("a")
+    corpus.update()
+    page = render_sheet(corpus.run)
+    assert page.count("<figure") == page.count("data:image/jpeg;base64,") == 8
+    assert "8 of 8 clips shown, 5 of all selected" in page
+    assert page.count("duplicate of &lt;b&gt;&amp;.mp4 0.0 s") + page.count("duplicate of copy.mp4 0.0 s") == 1
+    assert "<b>&" not in page
+    assert render_sheet(corpus.run, most_clips=3).count("<figure") == 3
+
+
+def test_a_sheet_of_nothing(corpus):
+    assert "0 of 0 clips shown" in render_sheet(corpus.run)
 
 
 def test_only_what_changed_is_made_anew(corpus):
