@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,44 +228,63 @@ class Network:
             probabilities: Probabilities = torch.cat(found).reshape(-1).cpu().numpy() if found else np.zeros(0, np.float32)
         return np.split(probabilities, np.cumsum([len(run) - _STEP for run in runs])[:-1])
 
-    def _windows(self, run: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (pixels, features after the first stage) of each window of a run.
+    def _windows(self, run: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Give (pixels, features after the first stage) of each window of a run.
 
-        `whole` is computed as if the run were one window. Near a border inside the run that a window does not see beyond, it has `before` and `after`
-        in its place: the first, or last, 8 frames per block done so far, computed with zeros beyond the border.
+        The whole run is computed as if it were one window. What a border inside the run makes different comes from `_edges`.
         """
         first, second = self._blocks[:2]
-        num_windows = len(run) // _STEP - 1
-        starts = [_STEP * window for window in range(num_windows)]
-        pixels = run.float().div_(255.0)
-        whole = first.in_space(pixels)
-        before = {start: first.in_time([part[start : start + 2 * _REACH] for part in whole])[:_REACH] for start in starts[1:]}
-        ends = [start + _WINDOW for start in starts[:-1]]
-        after = {end: first.in_time([part[end - 2 * _REACH : end] for part in whole])[_REACH:] for end in ends}
-        shared = first.in_time(whole).relu_()
-        inputs = {**{start: part.relu_() for start, part in before.items()}, **{-end: part.relu_() for end, part in after.items()}}
-        shared_in_space = second.in_space(shared)
-        edges = {}
-        for place, part in inputs.items():
-            patch = second.in_space(part)  # the 8 frames next to the border; the 16 beside them are as if there were no border
-            if place > 0:
-                beside = slice(place + _REACH, place + 3 * _REACH)
-                joined = [_concat([mine, all_[beside]]) for mine, all_ in zip(patch, shared_in_space, strict=True)]
-                skip = _concat([part, shared[place + _REACH : place + 2 * _REACH]])
-                edges[place] = self._pooled(second.in_time(joined)[: 2 * _REACH], skip)
-            else:
-                beside = slice(-place - 3 * _REACH, -place - _REACH)
-                joined = [_concat([all_[beside], mine]) for mine, all_ in zip(patch, shared_in_space, strict=True)]
-                skip = _concat([shared[-place - 2 * _REACH : -place - _REACH], part])
-                edges[place] = self._pooled(second.in_time(joined)[_REACH:], skip)
-        whole_features = self._pooled(second.in_time(shared_in_space), shared)
-        for start in starts:
-            features = whole_features[start : start + _WINDOW].clone()
-            if start in edges:
-                features[: 2 * _REACH] = edges[start]
-            if -(start + _WINDOW) in edges:
-                features[-2 * _REACH :] = edges[-(start + _WINDOW)]
-            yield run[start : start + _WINDOW], features
+        starts = [_STEP * window for window in range(len(run) // _STEP - 1)]
+        in_space = first.in_space(run.float().div_(255.0))
+        skip = first.in_time(in_space).relu_()
+        skip_in_space = second.in_space(skip)
+        whole = self._pooled(second.in_time(skip_in_space), skip)
+        windows = [whole[start : start + _WINDOW].clone() for start in starts]
+        if len(starts) > 1:
+            for window, edge in zip(windows[1:], self._edges(in_space, skip, skip_in_space, starts[1:], is_left=True), strict=True):
+                window[: 2 * _REACH] = edge
+            ends = [start + _WINDOW for start in starts[:-1]]
+            for window, edge in zip(windows[:-1], self._edges(in_space, skip, skip_in_space, ends, is_left=False), strict=True):
+                window[-2 * _REACH :] = edge
+        return [(run[start : start + _WINDOW], window) for start, window in zip(starts, windows, strict=True)]
+
+    def _edges(
+        self, in_space: Sequence[torch.Tensor], skip: torch.Tensor, skip_in_space: Sequence[torch.Tensor], borders: Sequence[int], *, is_left: bool
+    ) -> torch.Tensor:
+        """Compute the features after the first stage of the 16 frames inside each border, with zeros beyond it.
+
+        Args:
+            in_space: of the whole run, after the first block's convolution in space, per branch.
+            skip: after the first block.
+            skip_in_space: after the second block's convolution in space, per branch.
+            borders: first frame of a window, or the one after its last.
+            is_left: the window begins at the border, else it ends there.
+
+        Returns:
+            (number of borders, 16, 13, 24, 64).
+        """
+        import torch
+
+        def inside(frames: torch.Tensor, nearest: int, farthest: int) -> torch.Tensor:
+            """Cut out the frames that lie [nearest, farthest) inside each border."""
+            return torch.stack([frames[at + nearest : at + farthest] if is_left else frames[at - farthest : at - nearest] for at in borders])
+
+        def beside(edge: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            """Put frames that lie farther inside beside those at the border; all windows one after the other."""
+            return torch.cat([edge, other] if is_left else [other, edge], 1).flatten(0, 1)
+
+        def nearest(frames: torch.Tensor, count: int) -> torch.Tensor:
+            frames = frames.unflatten(0, (len(borders), -1))
+            return frames[:, :count] if is_left else frames[:, -count:]
+
+        first, second = self._blocks[:2]
+        # One block reaches 8 frames: the 8 at the border differ from the whole's after the first block, 16 after the second.
+        one = first.in_time([inside(part, 0, 2 * _REACH).flatten(0, 1) for part in in_space], len(borders))
+        one = nearest(one, _REACH).relu()
+        one_in_space = [part.unflatten(0, (len(borders), -1)) for part in second.in_space(one.flatten(0, 1))]
+        joined = [beside(edge, inside(part, _REACH, 3 * _REACH)) for edge, part in zip(one_in_space, skip_in_space, strict=True)]
+        two = nearest(second.in_time(joined, len(borders)), 2 * _REACH).flatten(0, 1)
+        return self._pooled(two, beside(one, inside(skip, _REACH, 2 * _REACH))).unflatten(0, (len(borders), -1))
 
     @staticmethod
     def _pooled(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -331,12 +350,6 @@ class _Block:
             flat = part.reshape(num_windows, num_frames // num_windows, height * width, -1).permute(0, 3, 1, 2)  # (B, 2 F, T, H * W)
             outputs.append(F.conv2d(flat, kernel, bias, padding=(dilation, 0), dilation=(dilation, 1)))
         return torch.cat(outputs, 1).permute(0, 2, 3, 1).reshape(num_frames, height, width, -1)
-
-
-def _concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return torch.cat(list(parts))
 
 
 def _lookup(vectors: torch.Tensor) -> torch.Tensor:
