@@ -78,7 +78,9 @@ _DECODER_ALIASES = {"pynvc": "nvdec", "ffmpeg_gpu": "nvdec", "ffmpeg_cpu": "cpu"
 Decoder = Annotated[
     Literal["auto", "cpu", "nvdec"],
     BeforeValidator(lambda value: _DECODER_ALIASES.get(value, value) if isinstance(value, str) else value),
-    Field(description="nvdec: decode on an NVIDIA GPU, an error without one; auto: there if possible. Also known as pynvc, ffmpeg_gpu, ffmpeg_cpu."),
+    Field(
+        description="nvdec: decode on an NVIDIA GPU, an error without one; auto: there if possible. Also known as pynvc, ffmpeg_gpu, ffmpeg_cpu."
+    ),
 ]
 
 
@@ -88,10 +90,13 @@ class ShotSplitter(Model):
     min_clip_len_s: float = Field(2.0, ge=0, description="A shorter clip is left out.")
     max_clip_len_s: float | None = Field(60.0, gt=0, description="A longer shot is divided as max_length_mode says; null means no limit.")
     max_length_mode: Literal["stride", "truncate", "balanced"] = Field(
-        "balanced", description="balanced: equal parts; stride: parts of max_clip_len_s and a rest; truncate: the first max_clip_len_s alone."
+        "balanced",
+        description="balanced: equal parts; stride: parts of max_clip_len_s and a rest; truncate: the first max_clip_len_s alone.",
     )
     crop_s: float = Field(
-        0.0, ge=0, description="Seconds cut off a shot on each side where there is a transition; never at the ends of the video or of a region."
+        0.0,
+        ge=0,
+        description="Seconds cut off a shot on each side where there is a transition; never at the ends of the video or of a region.",
     )
     start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
     end_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
@@ -101,7 +106,9 @@ class ShotSplitter(Model):
     @model_validator(mode="after")
     def _fits(self) -> ShotSplitter:
         if self.max_clip_len_s is not None and self.min_clip_len_s > self.max_clip_len_s:
-            raise ValueError(f"min_clip_len_s {self.min_clip_len_s} is above max_clip_len_s {self.max_clip_len_s}: every clip would be left out")
+            raise ValueError(
+                f"min_clip_len_s {self.min_clip_len_s} is above max_clip_len_s {self.max_clip_len_s}: every clip would be left out"
+            )
         return self
 
 
@@ -109,7 +116,9 @@ class TransNetV2(ShotSplitter):
     """Shots by the TransNet V2 network. Needs the extra `shots`."""
 
     method: Literal["transnetv2"]
-    threshold: float = Field(0.4, gt=0, lt=1, description="A frame more probable than this belongs to a transition (the original uses 0.5).")
+    threshold: float = Field(
+        0.4, gt=0, lt=1, description="A frame more probable than this belongs to a transition (the original uses 0.5)."
+    )
     output_hw: tuple[int, int] = Field((27, 48), description="[height, width] in pixels of what the network sees.")
     batch_size: int = Field(4, ge=1, le=1024, description="Windows of 100 frames per forward pass; a GPU takes 64 and more.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="cuda is an error without a GPU.")
@@ -119,7 +128,9 @@ class TransNetV2(ShotSplitter):
     @classmethod
     def _network_takes_it(cls, value: tuple[int, int]) -> tuple[int, int]:
         if (value[0] // 8, value[1] // 8) != (3, 6):
-            raise ValueError("the network halves the picture three times, rounding down, and must end at 3 x 6: height 24 to 31, width 48 to 55")
+            raise ValueError(
+                "the network halves the picture three times, rounding down, and must end at 3 x 6: height 24 to 31, width 48 to 55"
+            )
         return value
 
 
@@ -138,7 +149,8 @@ class Content(ShotSplitter):
     method: Literal["content"]
     detector: Literal["content", "adaptive", "threshold", "hash", "histogram"] = "content"
     output_hw: tuple[int, int] | None = Field(
-        None, description="[height, width] in pixels of what the detector sees; null scales the longer side down to 256, as PySceneDetect does."
+        None,
+        description="[height, width] in pixels of what the detector sees; null scales the longer side down to 256, as PySceneDetect does.",
     )
     min_scene_len_s: float | None = Field(None, ge=0, description="Cuts come at least so far apart; null means 15 frames.")
     threshold: float | None = Field(None, ge=0, description="content (27), threshold (12), hash (0.35), histogram (0.05).")

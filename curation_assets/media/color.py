@@ -67,7 +67,7 @@ class FrameScaler:
     """Scales frames; keeps one swscale context per output, which is what makes a call cheap.
 
     Args:
-        shrinking: AREA or BICUBIC (widened to what an output pixel covers), for pictures that shrink.
+        shrinking: for pictures that shrink: AREA, BICUBIC (widened to what an output pixel covers) or POINT.
     """
 
     def __init__(self, *, shrinking: Interpolation = Interpolation.AREA) -> None:

