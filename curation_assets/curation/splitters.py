@@ -11,6 +11,7 @@ import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,7 +79,7 @@ def build_splitter(settings: Splitter, *, engine: Engine, log: Callable[[str], N
             return _FixedStrideSplitter(engine)
         case TransNetV2():
             try:
-                network = transnetv2.Network(settings.weights, device=settings.device)
+                network = _network(settings.weights, settings.device)
             except ValueError as error:
                 raise SettingsError(f"clips.splitter: {error}") from error
             return _TransNetV2Splitter(settings, engine, _decoder(settings.decoder, log), log, network)
@@ -142,6 +143,12 @@ def _decoder(decoder: Decoder, log: Callable[[str], None]) -> Decoder:
         raise SettingsError(f"clips.splitter.decoder is nvdec, and {reason}; use auto or cpu")
     log(f"decoder auto: {reason}, so frames are decoded on the CPU")
     return "cpu"
+
+
+@lru_cache(maxsize=1)
+def _network(weights: str | None, device: str) -> transnetv2.Network:
+    """One model per process, for all sources of a run."""
+    return transnetv2.Network(weights, device=device)
 
 
 @dataclass(frozen=True)

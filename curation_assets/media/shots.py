@@ -168,13 +168,14 @@ def _divided(times_ns: npt.NDArray[np.int64], first: int, stop: int, rules: Clip
         yield first, stop
         return
     if rules.max_length_mode == "balanced":
-        for count in range(-(-length_ns // max_ns), stop - first + 1):
+        least = -(-length_ns // max_ns)
+        for count in range(least, least + 3):  # cutting at frames may take one more
             points_ns = times_ns[first] + np.arange(1, count) * length_ns // count
             cuts = [first, *sorted(set(_nearest(times_ns, points_ns).tolist()) - {first, stop}), stop]
-            if all(times_ns[b] - times_ns[a] <= max_ns + tick_ns or b - a == 1 for a, b in pairwise(cuts)):
-                break
-        yield from pairwise(cuts)
-        return
+            if all(times_ns[b] - times_ns[a] <= max_ns + tick_ns for a, b in pairwise(cuts)):
+                yield from pairwise(cuts)
+                return
+    # stride; or a frame is shown for so long that no equal parts can be had
     while first < stop:
         end = int(np.searchsorted(times_ns, times_ns[first] + max_ns + tick_ns, side="right")) - 1
         end = min(max(end, first + 1), stop)
