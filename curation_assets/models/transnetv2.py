@@ -205,8 +205,8 @@ class Network:
         self._blocks = [_Block(state, stage, block, self.device) for stage in range(len(_STAGE_FILTERS)) for block in range(2)]
         heads = ("frame_sim_layer.projection", "frame_sim_layer.fc", "color_hist_layer.fc", "fc1", "cls_layer1")
         self._linear = {name: tuple(state[f"{name}.{part}"].to(self.device) for part in ("weight", "bias")) for name in heads}
-        # On a CPU one window after the other stays in the caches; a GPU wants them all.
-        self._windows_at_once = 1 if self.device.type == "cpu" else 64
+        # On a CPU few windows stay in the caches; a GPU wants them all.
+        self._windows_at_once = 2 if self.device.type == "cpu" else 64
 
     def predict_runs(self, runs: Sequence[Frames]) -> list[Probabilities]:
         """Predict runs of neighbouring windows.
