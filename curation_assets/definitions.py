@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from curation_assets.configuration import find_config, load_config, without_project_settings
+from curation_assets.curation.splitters import check_all_packages
 from curation_assets.curation.warehouse import corpus_specs, deciding_model, table_specs
 from curation_assets.defs.assets.clips import clips
 from curation_assets.defs.assets.curated_clips import build_curated_clips
@@ -32,6 +33,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
     path = find_config(str(config_path) if config_path else None)
     config = load_config(path, overrides)
     tables, corpus = table_specs(config), corpus_specs(config)
+    check_all_packages(config)
     return dg.Definitions(
         assets=[
             raw_videos,

@@ -32,11 +32,13 @@ def config_check(context: click.Context) -> None:
     """Check the settings file: keys, values, models, and the settings of every source."""
     from curation_assets.configuration import resolve_settings
     from curation_assets.curation.sources import SourceRecord
+    from curation_assets.curation.splitters import check_all_packages
     from curation_assets.curation.warehouse import table_specs
 
     path, checked = settings_of(context)
     try:
         table_specs(checked)
+        check_all_packages(checked)
         for name, settings in checked.sources.items():
             SourceRecord.from_settings(name, settings)
         for record in source_records(checked):

@@ -64,9 +64,14 @@ def is_hdr(frame: VideoFrame) -> bool:
 
 
 class FrameScaler:
-    """Scales frames; keeps one swscale context per output, which is what makes a call cheap."""
+    """Scales frames; keeps one swscale context per output, which is what makes a call cheap.
 
-    def __init__(self) -> None:
+    Args:
+        shrinking: for pictures that shrink: AREA, BICUBIC (widened to what an output pixel covers) or POINT.
+    """
+
+    def __init__(self, *, shrinking: Interpolation = Interpolation.AREA) -> None:
+        self._shrinking = shrinking
         self._reformatters: dict[tuple[str, int, int], VideoReformatter] = {}
 
     def to_rgb(self, frame: VideoFrame, *, height_px: int, width_px: int) -> npt.NDArray[np.uint8]:
@@ -127,7 +132,7 @@ class FrameScaler:
             pix_fmt,
             src_colorspace=matrix,
             dst_colorspace=matrix,
-            interpolation=_EXACT | (Interpolation.AREA if shrinks else Interpolation.BICUBIC),
+            interpolation=_EXACT | (self._shrinking if shrinks else Interpolation.BICUBIC),
             src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             threads=1,
