@@ -2,7 +2,7 @@
 
 The chain of tables, each made from the ones before it:
 
-    raw_videos -> clips -> frame_sets + clip_scores/pixels -> embeddings/<model>
+    raw_videos -> clips -> frame_sets + clip_scores/pixels -> embeddings/<model> -> duplicates/<model> -> curated_clips
                                                            -> transcoded_clips, previews/<name> (of kept clips)
 
 `connect()` queries them with SQL, `open_table()` opens one with its frames. The command line is `curation-assets`.
@@ -35,12 +35,12 @@ def connect(*, config: str | None = None) -> SqlConnection:
     return connect_config(load_config(find_config(config)))
 
 
-def open_table(view: str, source: str, *, config: str | None = None) -> Any:
+def open_table(view: str, source: str | None = None, *, config: str | None = None) -> Any:
     """Open one table of one source as a Lance dataset, encoded frames and header rows included.
 
     Args:
         view: SQL view name, for example `frame_sets` or `embeddings_fingerprint`.
-        source: source name.
+        source: source name; None for a table over all sources, such as `curated_clips`.
         config: settings file; None looks for `CURATION_CONFIG`, then `./curation.yaml`.
 
     Raises:

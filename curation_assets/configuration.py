@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from curation_assets.presets import PRESETS
 from curation_assets.settings import Config, ProcessingSettings, SettingsError
 
 _OF_THE_FILE = ("warehouse", "storage_options", "sources")
@@ -22,15 +23,37 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def merge(base: Mapping[str, Any], *overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge trees, later ones winning; mappings are merged, everything else is replaced."""
+    """Merge trees, later ones winning; mappings are merged, everything else is replaced. So is a mapping of another `method`, whose keys are others."""
     result = dict(base)
     for tree in overrides:
         for key, value in tree.items():
-            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-                result[key] = merge(result[key], value)
+            known = result.get(key)
+            if isinstance(value, Mapping) and isinstance(known, Mapping) and _is_same_method(known, value):
+                result[key] = merge(known, value)
             else:
                 result[key] = value
     return result
+
+
+def _is_same_method(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return "method" not in base or "method" not in other or base["method"] == other["method"]
+
+
+def with_presets(tree: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Put the presets that a tree names under it; of several the later ones win, its own keys over all.
+
+    Raises:
+        SettingsError: a name that is no preset's.
+    """
+    names = tree.get("presets", [])
+    if not isinstance(names, list):
+        raise SettingsError(f"{where}: presets: expected a list of names, found {names!r}; there are {', '.join(PRESETS)}")
+    for name in names:
+        if name not in PRESETS:
+            near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PRESETS)}"
+            raise SettingsError(f"{where}: presets: no preset is named {name!r}; {hint}")
+    return merge({}, *(PRESETS[name] for name in names), tree)
 
 
 def resolve_settings(base: Mapping[str, Any], *overrides: Mapping[str, Any], where: str = "settings") -> ProcessingSettings:
@@ -44,7 +67,7 @@ def resolve_settings(base: Mapping[str, Any], *overrides: Mapping[str, Any], whe
     Raises:
         SettingsError: a key or a value is wrong.
     """
-    return _validated(ProcessingSettings, merge(base, *overrides), where=where)
+    return _validated(ProcessingSettings, merge(base, *(with_presets(tree, where=where) for tree in overrides)), where=where)
 
 
 def check_narrower_settings(own: Mapping[str, Any], *, where: str) -> None:
@@ -105,9 +128,9 @@ def find_config(explicit: str | Path | None = None) -> Path | None:
         path = Path(named).expanduser()
         if not path.is_file():
             raise SettingsError(f"settings file {path} does not exist; name another with --config or CURATION_CONFIG")
-        return path.resolve()
+        return path.absolute()  # links stay: a mounted settings file is often one, and its folder is where it is seen
     path = Path("curation.yaml")
-    return path.resolve() if path.is_file() else None
+    return path.absolute() if path.is_file() else None
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -133,9 +156,9 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
             raise SettingsError(f"{path}: expected a mapping of settings at the top, found {type(tree).__name__}")
     where = str(path) if path else "settings"
     base = path.parent if path else Path.cwd()
-    config = _validated(Config, tree, where=where)
+    config = _validated(Config, with_presets(tree, where=where), where=where)
     if overrides:  # over the defaults too, as a run merges them: a part of a frame set that is not named keeps its value
-        merged = merge(config.processing(), overrides)
+        merged = merge(config.processing(), with_presets(overrides, where="--set"))
         config = _validated(Config, {**config.model_dump(mode="json"), **merged}, where="--set")
     sources = {}
     for name, source in config.sources.items():
@@ -162,22 +185,32 @@ def _validated(model: type[M], tree: Mapping[str, Any], *, where: str) -> M:
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    path, model_at_end = _resolve(model, [str(part) for part in problem["loc"]])
+    key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        known = list(model_at_end.model_fields) if model_at_end else []
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"unknown key {key!r}; {hint}"
     return f"{key}: {problem['msg']} (got {problem['input']!r})" if key else str(problem["msg"])
 
 
-def _known_keys(model: Any, location: Sequence[str]) -> list[str]:
+def _resolve(model: Any, location: Sequence[str]) -> tuple[list[str], type[BaseModel] | None]:
+    """Follow a location of pydantic's: give the keys as the user writes them, and the model that holds the last one."""
+    path: list[str] = []
+    holder: type[BaseModel] | None = None
     for name in location:
         if isinstance(model, type) and issubclass(model, BaseModel):
+            holder = model
             model = model.model_fields[name].annotation if name in model.model_fields else None
-        else:  # a mapping: its values' model
-            model = next((part for part in get_args(model) if isinstance(part, type) and issubclass(part, BaseModel)), None)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [field.alias or name for name, field in model.model_fields.items()]
-    return []
+            path.append(name)
+            continue
+        parts = [get_args(part)[0] if hasattr(part, "__metadata__") else part for part in get_args(model)]
+        models = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+        tagged = [part for part in models if "method" in part.model_fields and name in get_args(part.model_fields["method"].annotation)]
+        if tagged:  # a choice by method: pydantic names the method, which is no key
+            holder = model = tagged[0]
+            continue
+        holder, model = None, models[0] if models else None  # a mapping: its values' model
+        path.append(name)
+    return path, holder

@@ -10,15 +10,18 @@ from typing import Any
 import dagster as dg
 
 from curation_assets.configuration import find_config, load_config, without_project_settings
-from curation_assets.curation.warehouse import table_specs
+from curation_assets.curation.splitters import check_all_packages
+from curation_assets.curation.warehouse import corpus_specs, deciding_model, table_specs
 from curation_assets.defs.assets.clips import clips
+from curation_assets.defs.assets.curated_clips import build_curated_clips
 from curation_assets.defs.assets.curation_status import curation_status
+from curation_assets.defs.assets.duplicates import build_duplicates
 from curation_assets.defs.assets.embeddings import build_embeddings
 from curation_assets.defs.assets.frame_sets import build_frame_sets
 from curation_assets.defs.assets.previews import build_previews
 from curation_assets.defs.assets.raw_videos import raw_videos
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
-from curation_assets.defs.jobs import build_curate_source, build_curate_sources, build_stages
+from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
 from curation_assets.defs.resources import CurationResource
 
 
@@ -31,7 +34,8 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
     """
     path = find_config(str(config_path) if config_path else None)
     config = load_config(path, overrides)
-    tables = table_specs(config)
+    tables, corpus = table_specs(config), corpus_specs(config)
+    check_all_packages(config)
     return dg.Definitions(
         assets=[
             raw_videos,
@@ -40,9 +44,11 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             *(build_embeddings(model) for model in config.embeddings.models),
             *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
             *(build_previews(name, config) for name in config.previews),
+            *(build_duplicates(model, list(config.clip_scores.scorers)) for model in config.embeddings.models),
+            build_curated_clips(tables, model=deciding_model(config)),
             curation_status,
         ],
-        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config))],
+        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus)],
         resources={
             "curation": CurationResource(config_path=str(path) if path else None, settings=without_project_settings(overrides or {}))
         },

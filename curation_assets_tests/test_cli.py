@@ -65,7 +65,7 @@ def test_run_then_everything_else(call, place, samples):
     code, out, err = call("run", "--source", f"mine={samples}", "--json", "--set", "engine.workers=0")
     assert code == 0, err
     document = json.loads(out)
-    assert len(document["run_ids"]) == 1
+    assert len(document["run_ids"]) == 2  # the source's, and that over all sources
     assert document["seconds"] > 0
     tables = document["sources"][0]["tables"]
     assert document["sources"][0]["source"] == "mine"
@@ -86,7 +86,11 @@ def test_run_then_everything_else(call, place, samples):
     code, out, _ = call("status", "--json")
     assert code == 0
     assert json.loads(out)["sources"][0]["tables"] == tables
-    assert json.loads(out)["corpus"] == {}
+    assert json.loads(out)["corpus"] == document["corpus"]
+    assert document["corpus"] == {
+        "duplicates_fingerprint": {"outcomes": {}, "pending": 0},
+        "curated_clips": {"outcomes": {"selected": 2}, "pending": 0},
+    }
 
     code, out, _ = call("failures", "--json")
     (failure,) = json.loads(out)
@@ -272,7 +276,8 @@ def test_sources(call, place, samples):
     assert len(list((place / "warehouse" / "media").rglob("*.mp4"))) == len(list((place / "warehouse" / "media").rglob("*.webp"))) == 8
     assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
     assert json.loads(call("sources", "list", "--json")[1]) == []
-    assert not [path for name in ("tables", "media") for path in (place / "warehouse" / name).rglob("*") if path.is_file()]
+    assert not [path for path in (place / "warehouse" / "tables").rglob("mine.lance/**/*") if path.is_file()]
+    assert not [path for path in (place / "warehouse" / "media").rglob("*") if path.is_file()]
     assert call("sources", "remove", "mine", "--delete-tables")[0] == 2
     assert call("sources", "remove", "../mine")[0] == 2
 
@@ -283,7 +288,8 @@ def test_tables_of_a_source_that_is_gone_can_still_be_deleted(call, place, sampl
     assert call("sources", "remove", "mine")[0] == 2
     assert (place / "warehouse" / "tables" / "clips" / "mine.lance").exists()
     assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
-    assert not [path for path in (place / "warehouse" / "tables").rglob("*") if path.is_file()]
+    assert not [path for path in (place / "warehouse" / "tables").rglob("mine.lance/**/*") if path.is_file()]
+    assert not [path for path in (place / "warehouse" / "media").rglob("*") if path.is_file()]
 
 
 def test_state_lies_beside_the_settings_file(call, place, samples):
@@ -297,8 +303,18 @@ def test_state_lies_beside_the_settings_file(call, place, samples):
     assert {path.name for path in (place / "project").iterdir()} == {"curation.yaml", "dagster.yaml", ".dagster_state", "warehouse"}
     os.chdir(place / "project")
     with dg.DagsterInstance.from_config(str(place / "project")) as instance:
-        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS]
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 2
         assert instance.get_dynamic_partitions("video_source") == ["mine"]
+
+
+def test_a_settings_file_that_is_a_link(call, place, samples):
+    (place / "mounted").mkdir()
+    (place / "project").mkdir()
+    (place / "mounted" / "data.yaml").write_text(f"sources: {{mine: {{uri: '{samples}'}}}}\n")
+    (place / "project" / "curation.yaml").symlink_to(place / "mounted" / "data.yaml")
+    assert call("--config", "project/curation.yaml", "run", "--set", "engine.workers=0")[0] == 0
+    assert (place / "project" / "warehouse").is_dir()
+    assert [path.name for path in (place / "mounted").iterdir()] == ["data.yaml"]
 
 
 def test_dagster_home_must_be_a_folder(call, place, samples, monkeypatch):
@@ -344,6 +360,15 @@ def test_what_is_of_the_project_is_refused_for_one_source(call, samples, setting
     code, _, err = call("sources", "add", "mine", samples, "--set", setting)
     assert code == 2
     assert "whole project" in err
+
+
+def test_a_page_of_clips(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    assert call("status", "--html", "page.html")[0] == 0
+    assert (place / "page.html").read_text().count("<figure") == 3
+    code, _, err = call("status", "--html", "missing/page.html")
+    assert code == 2
+    assert "missing/page.html: No such file" in err
 
 
 def test_brackets_in_names_are_no_markup(call, place):

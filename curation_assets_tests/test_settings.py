@@ -123,3 +123,61 @@ def test_the_example_and_the_schema_say_the_same():
         load_config(example)
     assert set(Config.model_json_schema()["properties"]) == set(Config.model_fields)
     assert SourceSettings(uri="x", storage_options={}).kind == "auto"
+
+
+def test_a_splitter_without_a_method_is_fixed_stride():
+    base = Config(storage_options={}).processing()
+    assert resolve_settings(base, {"clips": {"splitter": {"clip_len_s": 5}}}).clips.splitter.method == "fixed_stride"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_method_replaces_the_splitter(order):
+    base = Config(storage_options={}).processing()
+    tree = parse_assignments(["clips.splitter.method=content", "clips.splitter.threshold=30"][::order])
+    splitter = resolve_settings(base, {"clips": {"splitter": {"clip_len_s": 5, "min_clip_len_s": 1}}}, tree).clips.splitter
+    assert (splitter.method, splitter.threshold, splitter.min_clip_len_s) == ("content", 30, 2.0)
+    same = resolve_settings(base, tree, {"clips": {"splitter": {"method": "content", "crop_s": 0.5}}}).clips.splitter
+    assert (same.threshold, same.crop_s) == (30, 0.5)
+
+
+@pytest.mark.parametrize(("alias", "decoder"), [("pynvc", "nvdec"), ("ffmpeg_gpu", "nvdec"), ("ffmpeg_cpu", "cpu"), ("auto", "auto")])
+def test_decoder_aliases(alias, decoder):
+    tree = parse_assignments(["clips.splitter.method=transnetv2", f"clips.splitter.decoder={alias}"])
+    assert resolve_settings(Config(storage_options={}).processing(), tree).clips.splitter.decoder == decoder
+
+
+@pytest.mark.parametrize(
+    ("splitter", "message"),
+    [
+        ({"method": "transnet"}, "clips.splitter: .*'transnet'.*'transnetv2'"),
+        ({"method": "transnetv2", "treshold": 0.5}, "unknown key 'clips.splitter.treshold'; did you mean 'threshold'?"),
+        ({"method": "transnetv2", "output_hw": [48, 27]}, "clips.splitter.output_hw: .*end at 3 x 6"),
+        ({"method": "transnetv2", "min_clip_len_s": 5, "max_clip_len_s": 4}, "min_clip_len_s 5.0 is above max_clip_len_s 4.0"),
+        ({"method": "content", "detector": "hash", "bins": 8}, "the detector hash takes .*'lowpass', 'size', 'threshold'.*, not .*'bins'"),
+        ({"method": "content", "decoder": "gpu"}, "clips.splitter.decoder: .*'auto', 'cpu' or 'nvdec'"),
+    ],
+)
+def test_wrong_splitters_are_named(splitter, message):
+    with pytest.raises(SettingsError, match=message):
+        resolve_settings(Config(storage_options={}).processing(), {"clips": {"splitter": splitter}})
+
+
+def test_presets_lie_under_the_tree_that_names_them(tmp_path):
+    path = write(
+        tmp_path / "curation.yaml",
+        {
+            "presets": ["scene_segments"],
+            "clips": {"splitter": {"max_clip_len_s": 8}},
+            "sources": {"a": {"uri": "videos"}, "b": {"uri": "others", "settings": {"clips": {"splitter": {"method": "fixed_stride"}}}}},
+        },
+    )
+    config = load_config(path)
+    splitter = config.clips.splitter
+    assert (splitter.method, splitter.min_clip_len_s, splitter.max_clip_len_s) == ("transnetv2", 2, 8)
+    assert resolve_settings(config.processing(), config.sources["b"].settings).clips.splitter == Config(storage_options={}).clips.splitter
+    run = resolve_settings(config.processing(), parse_assignments(["presets=[scene_segments]"]))
+    assert run.clips.splitter.max_clip_len_s == 10, "a preset of the run wins over the file"
+    assert load_config(path, parse_assignments(["presets=[scene_segments]"])).clips.splitter.max_clip_len_s == 10
+    for names, message in ((["scene_segment"], "did you mean 'scene_segments'"), ("scene_segments", "expected a list")):
+        with pytest.raises(SettingsError, match=message):
+            load_config(write(tmp_path / "wrong.yaml", {"presets": names}))

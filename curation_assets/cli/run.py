@@ -31,7 +31,7 @@ from curation_assets.cli.base import (
     source_run,
     with_json,
 )
-from curation_assets.cli.show import failures, print_status, read_statuses, status_document
+from curation_assets.cli.show import failures, print_status, read_corpus_status, read_statuses, status_document, write_page
 from curation_assets.configuration import load_config, parse_assignments
 from curation_assets.settings import Config, SettingsError, SourceSettings
 
@@ -78,7 +78,7 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Curate sources in one Dagster run; only what is new or changed costs anything."""
+    """Curate sources in one Dagster run, and what is over all sources in another; only what is new or changed costs anything."""
     overrides = parse_assignments(assignments)
     named = dict(_parse_source(text) for text in sources)
     path, config = settings_of(context, overrides)
@@ -89,7 +89,7 @@ def run(
         _dry_run(config, added, list(named), overrides, as_json=as_json, limit=limit, retry_failed=retry_failed)
         return
     if path is None:
-        path = Path("curation.yaml").resolve()
+        path = Path("curation.yaml").absolute()
         path.write_text(_FIRST_CONFIG, encoding="utf-8")
         err.print(f"wrote {path}", soft_wrap=True)
         config = load_config(path, overrides)
@@ -149,10 +149,11 @@ def curate(
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
     statuses = read_statuses(config, names or registered, overrides)
+    corpus = read_corpus_status(config, overrides)
     if as_json:
-        print_json({**status_document(statuses), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
+        print_json({**status_document(statuses, corpus), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
     else:
-        print_status(statuses)
+        print_status(statuses, corpus)
         out.print(f"\n{seconds:.1f} s; tables lie in {config.warehouse}", soft_wrap=True)
     for message in result.errors:
         err.print(f"error: {message}", markup=False, soft_wrap=True)
@@ -193,7 +194,7 @@ def _progress(*, as_json: bool) -> Iterator[Callable[[Any], None]]:
             key = (update.source, update.stage)
             if key not in tasks:
                 tasks[key] = bar.add_task(f"{update.source}: {update.stage}", total=update.num_total, note="")
-            note = f"{update.rate:.2g} videos/s" + (f", {update.num_failed} failed" if update.num_failed else "")
+            note = update.rate_text + (f", {update.num_failed} failed" if update.num_failed else "")
             bar.update(tasks[key], completed=update.videos_done, total=update.num_total, note=note)
 
         yield tell
@@ -252,7 +253,7 @@ def demo(context: click.Context, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     videos = make_demo_videos(folder / "videos")
-    path = (folder / DEMO_CONFIG.name).resolve()
+    path = (folder / DEMO_CONFIG.name).absolute()
     path.write_text("warehouse: ./warehouse\nsources:\n  demo: {uri: ./videos}\nclips:\n  splitter: {clip_len_s: 4}\n", encoding="utf-8")
     out.print(f"made {len(videos)} sample videos in {folder / 'videos'}")
     code = curate(path, load_config(path), {}, ["demo"], (), {}, limit=None, retry_failed=False, as_json=False)
@@ -261,9 +262,11 @@ def demo(context: click.Context, folder: Path) -> None:
     out.print("\nWhat failed or was cut short, and why:")
     context.obj = str(path)
     context.invoke(failures, names=(), as_json=False)
+    write_page(load_config(path), folder / "contact_sheet.html")
     out.print(
         f'\nNext:\n  {here} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
         f"  {here} ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
+        f"  open {folder / 'contact_sheet.html'} in a browser: every clip, selected or why not\n"
         f"  {command} run --source mine=/path/to/your/videos",
         markup=False,
         soft_wrap=True,

@@ -32,11 +32,13 @@ def config_check(context: click.Context) -> None:
     """Check the settings file: keys, values, models, and the settings of every source."""
     from curation_assets.configuration import resolve_settings
     from curation_assets.curation.sources import SourceRecord
+    from curation_assets.curation.splitters import check_all_packages
     from curation_assets.curation.warehouse import table_specs
 
     path, checked = settings_of(context)
     try:
         table_specs(checked)
+        check_all_packages(checked)
         for name, settings in checked.sources.items():
             SourceRecord.from_settings(name, settings)
         for record in source_records(checked):
@@ -76,7 +78,7 @@ def ui(context: click.Context, host: str, port: int) -> None:
 
     path, loaded = settings_of(context)
     if path is None and DEMO_CONFIG.is_file():
-        path, loaded = DEMO_CONFIG.resolve(), load_config(DEMO_CONFIG.resolve())
+        path, loaded = DEMO_CONFIG.absolute(), load_config(DEMO_CONFIG.absolute())
         err.print(f"no curation.yaml here; this is the demo's, {DEMO_CONFIG}")
     dagster = shutil.which("dagster", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if dagster is None:

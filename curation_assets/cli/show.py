@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Column, Table
 
-from curation_assets.cli.base import cell, cli, out, print_json, settings_of, source_records, source_run, with_json
+from curation_assets.cli.base import cell, cli, err, out, print_json, settings_of, source_records, source_run, with_json
 from curation_assets.settings import Config, SettingsError
 
 
@@ -26,12 +27,32 @@ def read_statuses(
     return statuses
 
 
-def status_document(statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def read_corpus_status(config: Config, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read the status of the tables over all sources."""
+    from curation_assets.curation.corpus import CorpusRun
+    from curation_assets.curation.corpus_status import corpus_status
+
+    return corpus_status(CorpusRun(config, overrides=overrides or {}))
+
+
+def write_page(config: Config, page: Path) -> None:
+    """Write the contact sheet."""
+    from curation_assets.curation.corpus import CorpusRun
+    from curation_assets.curation.sheet import render_sheet
+
+    try:
+        page.write_text(render_sheet(CorpusRun(config)), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"--html {page}: {error.strerror}") from error
+    err.print(f"wrote {page}", markup=False, soft_wrap=True)
+
+
+def status_document(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any]) -> dict[str, Any]:
     """Build the JSON document of `status`."""
-    return {"sources": [{"source": name, "tables": tables} for name, tables in statuses.items()], "corpus": {}}
+    return {"sources": [{"source": name, "tables": tables} for name, tables in statuses.items()], "corpus": corpus}
 
 
-def print_status(statuses: dict[str, dict[str, Any]]) -> None:
+def print_status(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any]) -> None:
     """Print the status as a table."""
     table = Table("source", Column("table", no_wrap=True), "items", "ok", "not ok", "pending videos")
     for name, tables in statuses.items():
@@ -41,19 +62,32 @@ def print_status(statuses: dict[str, dict[str, Any]]) -> None:
             bad = ", ".join(f"{number:,} {code}" for code, number in outcomes.items())
             total = ok + sum(outcomes.values())
             table.add_row(cell(name) if place == 0 else "", view, f"{total:,}", f"{ok:,}", bad, f"{status['pending']:,}")
+    for place, (view, status) in enumerate(corpus.items()):
+        total = sum(status["outcomes"].values())
+        selected = status["outcomes"].get("selected")
+        said = ", ".join(f"{number:,} {reason}" for reason, number in status["outcomes"].items() if reason != "selected")
+        is_behind = "behind" if status["pending"] else "0"
+        table.add_row("all" if place == 0 else "", view, f"{total:,}", "" if selected is None else f"{selected:,}", said, is_behind)
     out.print(table)
 
 
 @cli.command()
+@click.option(
+    "--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with a picture of each clip, selected or why not."
+)
 @with_json
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
+def status(context: click.Context, page: Path | None, as_json: bool) -> None:
     """Show how the items of every table ended, and how many videos wait for work."""
-    statuses = read_statuses(settings_of(context)[1])
+    config = settings_of(context)[1]
+    if page is not None:
+        write_page(config, page)
+    statuses = read_statuses(config)
+    corpus = read_corpus_status(config)
     if as_json:
-        print_json(status_document(statuses))
+        print_json(status_document(statuses, corpus))
     elif statuses:
-        print_status(statuses)
+        print_status(statuses, corpus)
     else:
         out.print("no sources yet; add one: curation-assets run --source holidays=./videos")
 
@@ -123,6 +157,19 @@ def why(context: click.Context, clip_id: str, as_json: bool) -> None:
         out.print(f"  frames  {item['name']}: {item['num_frames']}{fps}, {size} {item['codec']}, {item['outcome']}{detail}", markup=False)
     for view, item in story["embeddings"].items():
         out.print(f"  vector  {view}: {item['outcome']}{' (' + item['detail'] + ')' if item['detail'] else ''}", markup=False)
+    for view, item in story["duplicates"].items():
+        for word, others in (("is a near-duplicate of", item["duplicate_of"]), ("is kept for its near-duplicate", item["kept_for"])):
+            for other in others:
+                span = f" {other['start_ns'] / 1e9:.3f} to {other['end_ns'] / 1e9:.3f} s" if "key" in other else ""
+                place = f"{other['source']}/{other['key']}{span}" if span else "a clip that is gone"
+                out.print(
+                    f"  double  {view}: {word} {other['clip_id']}, {place}, cosine {other['similarity']:.4f}", markup=False, soft_wrap=True
+                )
+    curated = story["curated"]
+    if curated is None:
+        out.print("  curated not yet: the next run judges it")
+    else:
+        out.print("  curated " + ("selected" if curated["is_selected"] else f"left out: {', '.join(curated['reject_reasons'])}"))
 
 
 @cli.command()

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.media_files import key_of, media_keys
 from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
@@ -48,21 +51,19 @@ def failure_rate(status: Mapping[str, Any]) -> CheckOutcome:
 
 def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
     """Check that every row's video is in raw_videos, and every clip in clips; stale rows, which the next run replaces, are left out."""
-    videos = set(run.table(RAW_VIDEOS).headers(["video_id"]).column("video_id").to_pylist())
+    videos = run.table(RAW_VIDEOS).headers(["video_id"]).column("video_id")
     expected = expected_for(run, spec)
-    fresh = {
-        identity
-        for identity, header in run.headers(spec).items()
-        if expected is None or expected.fingerprints.get(identity) == header.fingerprint
-    }
-    orphans = len(fresh - videos)
+    headers = run.headers(spec).items()
+    fresh = pa.array(
+        (identity for identity, header in headers if expected is None or expected.fingerprints.get(identity) == header.fingerprint),
+        pa.string(),
+    )
+    orphans = _num_missing(fresh, videos)
     if spec is not CLIPS:
-        clips = set(run.read(CLIPS, ["clip_id"]).column("clip_id").to_pylist())
+        clips = run.read(CLIPS, ["clip_id"]).column("clip_id")
         rows = run.read(spec, ["video_id", "clip_id"], where="clip_id IS NOT NULL")
-        found = {
-            clip for video, clip in zip(*(rows.column(name).to_pylist() for name in ("video_id", "clip_id")), strict=True) if video in fresh
-        }
-        orphans += len(found - clips)
+        found = rows.filter(pc.is_in(rows.column("video_id"), value_set=fresh)).column("clip_id")
+        orphans += _num_missing(pc.unique(found), clips)
     return CheckOutcome(
         "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}
     )
@@ -80,6 +81,29 @@ def media_exists(run: SourceRun, spec: TableSpec) -> CheckOutcome:
         f"{len(missing)} of {len(rows)} files are missing{some}",
         {"num_missing": len(missing), "num_files": len(rows)},
     )
+
+
+def corpus_integrity(run: CorpusRun, spec: TableSpec) -> CheckOutcome:
+    """Check that every row's clip is in clips, once."""
+    query = f"SELECT count(*) - count(DISTINCT t.clip_id), count(*) - count(c.clip_id) FROM {spec.view} t LEFT JOIN clips c USING (clip_id)"
+    with run.connect() as connection:
+        num_twice, num_orphans = connection.execute(query).fetchone()
+    text = f"{num_orphans} rows point at a clip that does not exist, {num_twice} clips are there twice"
+    return CheckOutcome("referential_integrity", not (num_twice or num_orphans), text, {"num_orphans": num_orphans, "num_twice": num_twice})
+
+
+def no_chains(run: CorpusRun, spec: TableSpec) -> CheckOutcome:
+    """Check that no duplicate is what another one is kept for: a chain would delete unlike clips."""
+    query = f"SELECT count(*) FROM {spec.view} WHERE kept_id IN (SELECT clip_id FROM {spec.view})"
+    with run.connect() as connection:
+        (num_chained,) = connection.execute(query).fetchone()
+    return CheckOutcome(
+        "no_chains", not num_chained, f"{num_chained} duplicates have a duplicate as their kept clip", {"num_chained": num_chained}
+    )
+
+
+def _num_missing(ids: pa.Array, there: pa.ChunkedArray) -> int:
+    return len(ids) - (pc.sum(pc.is_in(ids, value_set=there.combine_chunks())).as_py() or 0)
 
 
 def unit_norms(run: SourceRun, spec: TableSpec) -> CheckOutcome:

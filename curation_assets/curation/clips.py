@@ -1,4 +1,4 @@
-"""clips: one demux per video gives its packet index, and from that the spans."""
+"""clips: one demux per video gives its packet index; from that, and for shots from one decode, the spans."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.incremental import Plan, StageReport, on_engine, run_stage
+from curation_assets.curation.incremental import Plan, StageReport, run_stage
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.reading import ObjectRef
+from curation_assets.curation.splitters import build_splitter, consumed_settings
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.curation.workers import SplitJob, split_video
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.outcomes import Outcome, is_usable
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
-from curation_assets.settings import ClipsSettings
+from curation_assets.settings import ProcessingSettings
 
 CODE_VERSION = "1"
 Regions = list[tuple[int, int]] | None
@@ -26,7 +27,7 @@ def update_clips(run: SourceRun) -> StageReport:
     with run.writing(CLIPS) as writer:
         headers = run.headers(CLIPS)
         videos = _usable_videos(run)
-        expected = _expected(videos, run.settings.clips)
+        expected = _expected(videos, run.settings)
         work = run.limited(expected.work(headers, retry_failed=run.retry_failed))
 
         def plans() -> Iterator[Plan]:
@@ -36,8 +37,17 @@ def update_clips(run: SourceRun) -> StageReport:
                 job = SplitJob(identity, ref, run.settings.clips, video["regions_ns"])
                 yield Plan(identity, {CLIPS.asset: expected.fingerprints[identity]}, [Piece(identity, split_video, job)])
 
+        splitter = (
+            build_splitter(run.settings.clips.splitter, engine=run.engine, log=lambda line: run.log(f"{run.source}: {line}"))
+            if work
+            else None
+        )
         report = run_stage(
-            plans(), stage=_Splitting(), writer=writer, run_pieces=on_engine(run.engine), progress=run.progress(CLIPS, len(work))
+            plans(),
+            stage=_Splitting(),
+            writer=writer,
+            run_pieces=lambda pieces: splitter.run_pieces(pieces) if splitter else iter(()),
+            progress=run.progress(CLIPS, len(work)),
         )
         gone = expected.gone(headers)
         run.table(CLIPS).delete_videos(gone)
@@ -48,7 +58,7 @@ def update_clips(run: SourceRun) -> StageReport:
 
 def expected_clips(run: SourceRun) -> Expected:
     """Say which videos the clips table should hold."""
-    return _expected(_usable_videos(run), run.settings.clips)
+    return _expected(_usable_videos(run), run.settings)
 
 
 def _usable_videos(run: SourceRun) -> dict[str, dict[str, Any]]:
@@ -56,8 +66,8 @@ def _usable_videos(run: SourceRun) -> dict[str, dict[str, Any]]:
     return {row["video_id"]: row for row in rows if is_usable(row["outcome"])}
 
 
-def _expected(videos: Mapping[str, Mapping[str, Any]], settings: ClipsSettings) -> Expected:
-    tree = settings.model_dump(mode="json")
+def _expected(videos: Mapping[str, Mapping[str, Any]], settings: ProcessingSettings) -> Expected:
+    tree = consumed_settings(settings)
     return Expected(
         {identity: fingerprint("clips", CODE_VERSION, video["etag"], video["regions_ns"], tree) for identity, video in videos.items()}
     )

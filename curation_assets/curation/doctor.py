@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from curation_assets.curation.splitters import missing_packages
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.engine.local import cpu_count
+from curation_assets.media import nvdec
 from curation_assets.settings import Config
 from curation_assets.storage.errors import StoreError
 
@@ -35,8 +37,8 @@ class Finding:
 
 
 def examine(config: Config) -> list[Finding]:
-    """Look at Python, FFmpeg, the GPU, the disk and the warehouse."""
-    return [_python(), _ffmpeg(), _ffmpeg_program(), _gpu(), *_disks(config), _warehouse(config)]
+    """Look at Python, FFmpeg, the GPU, the packages of the splitters, the disk and the warehouse."""
+    return [_python(), _ffmpeg(), _ffmpeg_program(), _gpu(), *_splitters(config), *_disks(config), _warehouse(config)]
 
 
 def _python() -> Finding:
@@ -62,12 +64,23 @@ def _ffmpeg_program() -> Finding:
 
 def _gpu() -> Finding:
     if ctypes.util.find_library("cuda") is None:
-        return Finding("CUDA", "note", "no NVIDIA driver; everything of this release runs on the CPU")
+        return Finding("CUDA", "note", "no NVIDIA driver; everything runs on the CPU")
     driver = ctypes.CDLL("libcuda.so.1")
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return Finding("CUDA", "note", "the NVIDIA driver is there, but it finds no GPU")
     return Finding("CUDA", "ok", f"{count.value} GPU{'s' if count.value > 1 else ''}")
+
+
+def _splitters(config: Config) -> list[Finding]:
+    findings = []
+    for method in ("transnetv2", "content"):
+        missing = missing_packages(method)
+        is_wanted = config.clips.splitter.method == method
+        seen = f"pip install 'curation_assets[shots]' brings {', '.join(missing)}" if missing else "installed"
+        findings.append(Finding(f"splitter {method}", ("bad" if is_wanted else "note") if missing else "ok", seen))
+    reason = nvdec.why_missing()
+    return [*findings, Finding("decoder nvdec", "note" if reason else "ok", f"{reason}; the CPU decodes" if reason else "there")]
 
 
 def _disks(config: Config) -> list[Finding]:

@@ -8,6 +8,8 @@ from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.columns import BOOKKEEPING, KEPT, REJECT_REASON, Column
+from curation_assets.schemas.curated_clips import CURATED_CLIPS
+from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import OutcomeClass, codes
@@ -35,21 +37,25 @@ def render() -> str:
         *(embeddings_table(name, registry.spec(name).dim) for name in registry.names()),
         TRANSCODED_CLIPS,
         previews_table("240p"),
+        *map(duplicates_table, registry.names()),
+        CURATED_CLIPS,
     ]
     lines = [
         "# Tables",
         "",
         "Written by `python -m curation_assets.curation.document`; do not edit.",
         "",
-        "Every table is one Lance dataset per source, `<warehouse>/tables/<asset>/<source>.lance`. SQL sees the views; header rows and bookkeeping columns are "
+        "A table is one Lance dataset per source, `<warehouse>/tables/<asset>/<source>.lance`, or one over all sources, `<warehouse>/tables/<asset>.lance`. "
+        "SQL sees the views; header rows and bookkeeping columns are "
         "in the Lance tables only (`curation_assets.open_table`). Times are nanoseconds on the video's own timeline, zero at the first displayed frame.",
         "",
-        "## Bookkeeping, in every table",
+        "## Bookkeeping, in every table of a source",
         "",
         *_table(BOOKKEEPING, shown=()),
     ]
     for spec in specs:
-        lines += ["", f"## {spec.asset} (view `{spec.view}`)", "", *_table(spec.columns, shown=spec.view_columns)]
+        scope = ", over all sources" if spec.is_corpus else ""
+        lines += ["", f"## {spec.asset} (view `{spec.view}`{scope})", "", *_table(spec.columns, shown=spec.view_columns)]
         if spec is CLIP_SCORES_PIXELS:
             lines += [
                 "",

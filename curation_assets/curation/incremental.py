@@ -19,7 +19,7 @@ import pyarrow as pa
 from curation_assets.curation.fingerprints import combine, content_hash
 from curation_assets.curation.pieces import Piece, Result, Row, run_piece
 from curation_assets.curation.progress import Progress
-from curation_assets.engine.local import Done, Failed
+from curation_assets.engine.local import Done, Failed, NotYet
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.storage.tables import RowState, VideoTable, VideoWrite
 
@@ -68,7 +68,7 @@ PieceResults = Iterator[Done[Piece] | Failed[Piece]]
 class Engine(Protocol):
     """Where pieces run: see `curation_assets.engine`."""
 
-    def map(self, function: Callable[[T], Any], items: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+    def map(self, function: Callable[[T], Any], items: Iterable[T | NotYet]) -> Iterator[Done[T] | Failed[T]]:
         """Yield one result per item, in the order of completion."""
         ...
 

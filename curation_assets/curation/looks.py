@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from curation_assets.curation.frame_sets import read_videos
@@ -26,8 +26,10 @@ from curation_assets.media.plan import FrameSetSpec
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS, PIXEL_SCORES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.outcomes import OutcomeClass, codes
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
+from curation_assets.storage.snapshots import in_list
 
 _SHEET_COLUMNS, _MOST_THUMBS = 4, 12
 _THUMB_PX = (160, 90)
@@ -39,16 +41,17 @@ _NARROWEST = 1e-3
 
 def look_at_videos(run: SourceRun) -> str | None:
     """Tabulate hours, bytes, codecs and sizes of the source's videos."""
-    rows = run.read(RAW_VIDEOS, ["size_bytes", "duration_ns", "codec", "width_px", "height_px"]).to_pylist()
-    if not rows:
+    rows = run.read(RAW_VIDEOS, ["size_bytes", "duration_ns", "codec", "width_px", "height_px"])
+    if not rows.num_rows:
         return "No objects: the source is empty, or no name ends like a video (raw_videos.extensions)."
-    hours = sum(row["duration_ns"] or 0 for row in rows) / 3.6e12
-    gigabytes = sum(row["size_bytes"] or 0 for row in rows) / 1e9
-    kinds = Counter(f"{row['codec']} {row['width_px']}x{row['height_px']}" for row in rows if row["codec"])
-    lines = "\n".join(f"| {kind} | {number:,} |" for kind, number in kinds.most_common(12))
-    return (
-        f"{len(rows):,} objects, {hours:.2f} hours by their headers, {gigabytes:.3f} GB\n\n| codec and size | videos |\n|---|---|\n{lines}"
+    hours = (pc.sum(rows.column("duration_ns")).as_py() or 0) / 3.6e12
+    gigabytes = (pc.sum(rows.column("size_bytes")).as_py() or 0) / 1e9
+    known = rows.filter(pc.is_valid(rows.column("codec")))
+    kinds = known.group_by(["codec", "width_px", "height_px"]).aggregate([([], "count_all")]).sort_by([("count_all", "descending")])
+    lines = "\n".join(
+        f"| {kind['codec']} {kind['width_px']}x{kind['height_px']} | {kind['count_all']:,} |" for kind in kinds.slice(0, 12).to_pylist()
     )
+    return f"{rows.num_rows:,} objects, {hours:.2f} hours by their headers, {gigabytes:.3f} GB\n\n| codec and size | videos |\n|---|---|\n{lines}"
 
 
 def look_at_clips(run: SourceRun) -> str | None:
@@ -59,7 +62,7 @@ def look_at_clips(run: SourceRun) -> str | None:
     lengths = (clips.column("end_ns").to_numpy() - clips.column("start_ns").to_numpy()) / 1e9
     summary = f"{clips.num_rows:,} clips, {lengths.sum() / 3600:.3f} hours, {lengths.min():.2f} to {lengths.max():.2f} s long"
     chosen = spread(clips)
-    frames = _stored_frames(run, [str(clip["clip_id"]) for clip in chosen]) or _decoded_frames(run, chosen)
+    frames = stored_frames(run, [str(clip["clip_id"]) for clip in chosen]) or _decoded_frames(run, chosen)
     thumbs = [(frames[clip["clip_id"]], _label(clip)) for clip in chosen if clip["clip_id"] in frames]
     return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
 
@@ -85,10 +88,12 @@ def _decoded_frames(run: SourceRun, chosen: Sequence[dict[str, Any]]) -> dict[st
     return frames
 
 
-def _stored_frames(run: SourceRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
+def stored_frames(run: SourceRun, clip_ids: Sequence[str]) -> dict[str, Image.Image]:
     """Read the middle one of the stored frames of a few clips, in the picture's own proportions."""
     ids = ", ".join(f"'{clip}'" for clip in clip_ids)
-    sizes = {row["video_id"]: row for row in run.read(RAW_VIDEOS, ["video_id", "width_px", "height_px"]).to_pylist()}
+    videos = run.read(CLIPS, ["video_id"], where=f"clip_id IN ({ids})").column("video_id").to_pylist()
+    shapes = run.table(RAW_VIDEOS).headers(["video_id", "width_px", "height_px"], video_ids=set(videos)).to_pylist()
+    sizes = {row["video_id"]: row for row in shapes}
     columns = ["clip_id", "video_id", "codec", "height_px", "width_px", "frames"]
     pictures: dict[str, Image.Image] = {}
     for batch in run.table(FRAME_SETS).scan_blobs(columns, where=f"num_frames > 0 AND clip_id IN ({ids})"):
@@ -107,14 +112,15 @@ def look_at_frames(run: SourceRun) -> str | None:
     rows = run.read(FRAME_SETS, columns, where="clip_id IS NOT NULL AND num_frames > 0")
     if not rows.num_rows:
         return None
-    counts = Counter(zip(*(rows.column(name).to_pylist() for name in ("name", "fps", "height_px", "width_px")), strict=True))
+    kinds = rows.group_by(["name", "fps", "height_px", "width_px"]).aggregate([([], "count_all")]).sort_by([("count_all", "descending")])
     lines = "\n".join(
-        f"| {name} | {fps} | {height}x{width} | {number:,} |" for (name, fps, height, width), number in counts.most_common(12)
+        f"| {kind['name']} | {kind['fps']} | {kind['height_px']}x{kind['width_px']} | {kind['count_all']:,} |"
+        for kind in kinds.slice(0, 12).to_pylist()
     )
-    chosen = {row["clip_id"]: row for row in spread(rows.filter(pa.compute.equal(rows.column("name"), rows.column("name")[0])))}
+    chosen = {row["clip_id"]: row for row in spread(rows.filter(pc.equal(rows.column("name"), rows.column("name")[0])))}
     ids = ", ".join(f"'{clip}'" for clip in chosen)
     spans = {row["clip_id"]: row for row in run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"clip_id IN ({ids})").to_pylist()}
-    pictures = _stored_frames(run, [str(clip) for clip in chosen])
+    pictures = stored_frames(run, [str(clip) for clip in chosen])
     thumbs = [(picture, _label(spans[clip])) for clip, picture in pictures.items() if clip in spans]  # another run may have split anew
     return f"| frame set | fps | size | clips |\n|---|---|---|---|\n{lines}\n\n{contact_sheet(thumbs)}"
 
@@ -130,10 +136,12 @@ def look_at_scores(run: SourceRun) -> str | None:
 
 def look_at_embeddings(run: SourceRun, *, spec: TableSpec) -> str | None:
     """Draw how near each clip's nearest neighbour is, and list the nearest pairs."""
-    rows = run.read(spec, ["clip_id", "embedding"], where="scope = 'clip' AND embedding IS NOT NULL")
-    if rows.num_rows < 2:
+    found = run.read(spec, ["row_id"], where=f"scope = 'clip' AND {in_list('outcome', codes(OutcomeClass.OK, OutcomeClass.PARTIAL))}")
+    if found.num_rows < 2:
         return None
-    rows = rows.take(np.unique(np.linspace(0, rows.num_rows - 1, min(rows.num_rows, _MOST_VECTORS)).astype(np.int64)))
+    chosen = found.take(np.unique(np.linspace(0, found.num_rows - 1, min(found.num_rows, _MOST_VECTORS)).astype(np.int64)))
+    where = in_list("row_id", chosen.column("row_id").to_pylist())
+    rows = pa.Table.from_batches(run.table(spec).scan_blobs(["clip_id", "embedding"], where=where))
     vectors = np.stack(rows.column("embedding").to_numpy(zero_copy_only=False)).astype(np.float32)
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -2)
@@ -170,17 +178,22 @@ def histogram(title: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
     low, high = float(values.min()), float(values.max())
     if high - low < _NARROWEST * max(1.0, abs(low)):  # all but equal: bins of no width cannot be made
         low, high = low - _NARROWEST, low + _NARROWEST
-    counts, edges = np.histogram(values, bins=_NUM_BINS, range=(low, high))
-    top = max(1, int(counts.max()))
+    counts, _ = np.histogram(values, bins=_NUM_BINS, range=(low, high))
+    return draw_bars(f"{title}: median {np.median(values):.4g}, {len(values):,} values", counts.tolist(), low=low, high=high)
+
+
+def draw_bars(title: str, counts: Sequence[int], *, low: float, high: float) -> str:
+    """Draw the counts of equal bins from `low` to `high` as SVG; returns a Markdown image."""
+    top, width = max(1, *counts), 400 / len(counts)
     bars = "".join(
-        f'<rect x="{10 + 20 * i}" y="{90 - 70 * int(n) / top:.1f}" width="18" height="{70 * int(n) / top:.1f}" fill="#4f43dd"/>'
+        f'<rect x="{10 + width * i:.1f}" y="{90 - 70 * n / top:.1f}" width="{width - 2:.1f}" height="{70 * n / top:.1f}" fill="#4f43dd"/>'
         for i, n in enumerate(counts)
     )
     text = 'font-family="sans-serif" font-size="11"'
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="420" height="110"><rect width="420" height="110" fill="white"/>'
-        f'<text x="10" y="13" {text}>{escape(title)}: median {np.median(values):.4g}, {len(values):,} values, tallest bar {top:,}</text>{bars}'
-        f'<text x="10" y="104" {text}>{edges[0]:.4g}</text><text x="410" y="104" {text} text-anchor="end">{edges[-1]:.4g}</text></svg>'
+        f'<text x="10" y="13" {text}>{escape(title)}, tallest bar {top:,}</text>{bars}'
+        f'<text x="10" y="104" {text}>{low:.4g}</text><text x="410" y="104" {text} text-anchor="end">{high:.4g}</text></svg>'
     )
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 

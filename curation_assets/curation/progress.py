@@ -31,6 +31,11 @@ class ProgressUpdate:
         return self.videos_done / self.seconds if self.seconds > 0 else 0.0
 
     @property
+    def rate_text(self) -> str:
+        """The rate as people say it: 0.42 videos/s, 140 videos/s."""
+        return f"{self.rate:,.0f} videos/s" if self.rate >= 10 else f"{self.rate:.2g} videos/s"
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds left at this rate; None before anything is done."""
         return (self.num_total - self.videos_done) / self.rate if self.rate else None
@@ -39,7 +44,7 @@ class ProgressUpdate:
         text = f"{self.source}: {self.stage} {self.num_done:,} of {self.num_total:,} videos"
         if self.num_done < self.num_total:
             text += f" ({self.videos_done / self.num_total:.0%})"
-        text += f", {self.rate:.2g} videos/s"
+        text += f", {self.rate_text}"
         if self.num_failed:
             text += f", {self.num_failed} failed"
         if self.eta_s is not None and self.num_done < self.num_total:

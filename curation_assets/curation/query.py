@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curation_assets.configuration import resolve_settings
 from curation_assets.curation.select import reject_reason_sql
-from curation_assets.curation.warehouse import Warehouse, table_specs
+from curation_assets.curation.warehouse import Warehouse, corpus_specs, table_specs
 from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
@@ -18,6 +19,7 @@ from curation_assets.settings import Config, SettingsError
 from curation_assets.storage import views
 
 _SOME_IDS = 3
+_MOST_NAMED = 10
 _CATALOG = re.compile(r"\b(show|information_schema|duckdb_(tables|views|columns)|pg_catalog|sqlite_master)\b", re.IGNORECASE)
 
 
@@ -32,15 +34,22 @@ def all_specs(config: Config) -> list[TableSpec]:
     return list(specs.values())
 
 
-def connect_config(config: Config) -> views.SqlConnection:
-    """Open all sources' tables for SQL, lazily."""
+def all_corpus_specs(config: Config) -> list[TableSpec]:
+    """List the tables over all sources that may exist."""
+    specs = {spec.asset: spec for spec in (*corpus_specs(config), *map(duplicates_table, registry.names()))}
+    return list(specs.values())
+
+
+def connect_config(config: Config, overrides: Mapping[str, Any] | None = None) -> views.SqlConnection:
+    """Open all sources' tables for SQL, lazily; a run's overrides of the thresholds win over the sources' own."""
     warehouse = Warehouse.of(config)
     names = warehouse.registry.names()
     rejects = {}
     for name in names:
-        settings = resolve_settings(config.processing(), warehouse.registry.get(name).settings, where=f"source {name!r}")
+        settings = resolve_settings(config.processing(), warehouse.registry.get(name).settings, overrides or {}, where=f"source {name!r}")
         rejects[name] = reject_reason_sql(settings.clip_scores.thresholds)
-    return views.connect(warehouse.layout, all_specs(config), names, storage_options=warehouse.storage_options, reject_sql=rejects)
+    specs = [*all_specs(config), *all_corpus_specs(config)]
+    return views.connect(warehouse.layout, specs, names, storage_options=warehouse.storage_options, reject_sql=rejects)
 
 
 def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:
@@ -53,15 +62,24 @@ def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:
     return views.json_rows(connection.execute(query))
 
 
-def open_dataset(config: Config, view: str, source: str) -> Any:
-    """Open the Lance dataset behind one view and source."""
-    specs = {spec.view: spec for spec in all_specs(config)}
+def open_dataset(config: Config, view: str, source: str | None) -> Any:
+    """Open the Lance dataset behind one view and source; source None for a table over all sources."""
+    specs = {spec.view: spec for spec in (all_corpus_specs(config) if source is None else all_specs(config))}
     if view not in specs:
-        raise KeyError(f"no table {view!r}; there are {', '.join(specs)}")
-    snapshot = Warehouse.of(config).table(specs[view], source).snapshot()
+        raise KeyError(f"no table {view!r} {'over all sources' if source is None else 'of one source'}; there are {', '.join(specs)}")
+    warehouse = Warehouse.of(config)
+    table = warehouse.corpus_table(specs[view]) if source is None else warehouse.table(specs[view], source)
+    snapshot = table.snapshot()
     if snapshot is None:
-        raise KeyError(f"source {source!r} has no table {view!r} yet; curation-assets status shows what there is")
+        where = "the warehouse" if source is None else f"source {source!r}"
+        raise KeyError(f"{where} has no table {view!r} yet; curation-assets status shows what there is")
     return snapshot.dataset
+
+
+def _named(found: list[dict[str, Any]], rows: Callable[[str, Sequence[Any]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Say of the clips of a few rows which video they are from."""
+    query = "SELECT source, key, start_ns, end_ns FROM clips JOIN raw_videos USING (source, video_id) WHERE clip_id = ?"
+    return [{**row, **next(iter(rows(query, [row["clip_id"]])), {})} for row in found[:_MOST_NAMED]]
 
 
 def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
@@ -72,7 +90,8 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         clip_id: the clip, or the beginning of its id.
 
     Returns:
-        The clip, its video (None when it has left the source), scores with the verdict, frame sets and embeddings; None when there is no such clip.
+        The clip, its video (None when it has left the source), scores with the verdict, frame sets, embeddings, what it duplicates or is kept for, and
+        whether it is selected; None when there is no such clip.
 
     Raises:
         SettingsError: several clips begin so.
@@ -107,4 +126,19 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
             if spec.asset.startswith("embeddings/")
             and (found := rows(f"SELECT outcome, detail FROM {spec.view} WHERE source = ? AND clip_id = ?", [clip["source"], clip_id]))
         }
+        story["duplicates"] = {
+            spec.view: {
+                "duplicate_of": _named(rows(f"SELECT kept_id AS clip_id, similarity FROM {spec.view} WHERE clip_id = ?", [clip_id]), rows),
+                "kept_for": _named(
+                    rows(f"SELECT clip_id, similarity FROM {spec.view} WHERE kept_id = ? ORDER BY clip_id", [clip_id]), rows
+                ),
+            }
+            for spec in corpus_specs(config)
+            if spec.asset.startswith("duplicates/")
+        }
+        curated = rows(
+            "SELECT is_selected, reject_reasons, uri, duplicate_of FROM curated_clips WHERE source = ? AND clip_id = ?",
+            [clip["source"], clip_id],
+        )
+        story["curated"] = curated[0] if curated else None
     return story

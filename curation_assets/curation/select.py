@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from curation_assets.settings import Thresholds
@@ -23,6 +24,11 @@ def has_thresholds(thresholds: Thresholds) -> bool:
     return any(getattr(thresholds, setting) is not None for setting, *_ in _RULES)
 
 
+def reject_reasons_sql(thresholds: Thresholds) -> str:
+    """Write the SQL expression that gives every reason why a clip is rejected, as a list that is empty when it is kept; see `reject_reason_sql`."""
+    return f"list_filter([{', '.join(_reasons(thresholds))}]::VARCHAR[], lambda reason: reason IS NOT NULL)"
+
+
 def reject_reason_sql(thresholds: Thresholds) -> str:
     """Write the SQL expression over the score columns that gives a clip's reject reason, or NULL when it is kept.
 
@@ -31,11 +37,13 @@ def reject_reason_sql(thresholds: Thresholds) -> str:
     Args:
         thresholds: None leaves a score unjudged.
     """
-    branches = []
+    return f"coalesce({', '.join(_reasons(thresholds))}, NULL)::VARCHAR"
+
+
+def _reasons(thresholds: Thresholds) -> Iterator[str]:
+    """Yield one expression per threshold: its reason code, or NULL."""
+    yield "NULL"
     for setting, column, operator, reason in _RULES:
         limit: Any = getattr(thresholds, setting)
         if limit is not None:
-            branches.append(f"WHEN {column} IS NULL THEN '{_MISSING}' WHEN {column} {operator} {limit!r} THEN '{reason}'")
-    if not branches:
-        return "CAST(NULL AS VARCHAR)"
-    return f"CASE {' '.join(branches)} END"
+            yield f"CASE WHEN {column} IS NULL THEN '{_MISSING}' WHEN {column} {operator} {limit!r} THEN '{reason}' END"

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.embeddings import expected_embeddings
 from curation_assets.curation.expected import Expected
@@ -31,18 +34,20 @@ def table_status(run: SourceRun, spec: TableSpec) -> dict[str, Any]:
         or it is cut short and its rows are fine) counts as one more. Pending are videos whose rows are missing or stale under these settings, those that
         wait for an earlier stage included.
     """
-    rows = run.read(spec, ["video_id", "outcome"])
-    outcomes = Counter(rows.column("outcome").to_pylist())
+    names = ["video_id", "outcome"]
+    rows = run.read(spec, names)
+    outcomes = _counts(rows)
     if not spec.rows_are_headers:
-        told = set(zip(*(rows.column(name).to_pylist() for name in ("video_id", "outcome")), strict=True))
-        headers = run.headers(spec).items()
+        headers = run.table(spec).headers([*names, "num_rows"])
         # a video without rows that is ok, because none of its clips is kept, is no item
-        outcomes.update(
-            header.outcome
-            for identity, header in headers
-            if (identity, header.outcome) not in told and (header.num_rows or header.outcome != Outcome.OK)
-        )
+        is_item = pc.or_(pc.greater(headers.column("num_rows"), 0), pc.not_equal(headers.column("outcome"), Outcome.OK.value))
+        headers = headers.filter(is_item).select(names)
+        outcomes.update(_counts(headers.join(rows.group_by(names).aggregate([]), names, join_type="left anti")))
     return {"outcomes": dict(sorted(outcomes.items())), "pending": num_pending(run, spec)}
+
+
+def _counts(rows: pa.Table) -> Counter[str]:
+    return Counter({item["values"].as_py(): item["counts"].as_py() for item in rows.column("outcome").combine_chunks().value_counts()})
 
 
 def expected_for(run: SourceRun, spec: TableSpec) -> Expected | None:

@@ -16,6 +16,8 @@ from curation_assets.curation.sources import SourceRecord, SourceRegistry
 from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.curated_clips import CURATED_CLIPS
+from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.previews import previews_table
@@ -23,6 +25,7 @@ from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, ProcessingSettings, SettingsError
+from curation_assets.storage.corpus import CorpusTable
 from curation_assets.storage.layout import Layout
 from curation_assets.storage.leases import Lease
 from curation_assets.storage.objects import open_store
@@ -71,14 +74,18 @@ class Warehouse:
         uri = self.layout.table_uri(spec.asset, source)
         return VideoTable(uri, spec, source=source, storage_options=self.storage_options)
 
+    def corpus_table(self, spec: TableSpec) -> CorpusTable:
+        """One table over all sources; opened when it is used."""
+        return CorpusTable(self.layout.table_uri(spec.asset), spec, storage_options=self.storage_options)
+
     def headers(self, spec: TableSpec, source: str) -> dict[str, Header]:
         """Read the header rows of one source's table, by video_id."""
         rows = self.table(spec, source).headers(["video_id", "fingerprint", "outcome", "content_hash", "num_rows"])
         columns = (rows.column(name).to_pylist() for name in ("fingerprint", "outcome", "content_hash", "num_rows"))
         return dict(zip(rows.column("video_id").to_pylist(), map(Header, *columns), strict=True))
 
-    def lease(self, spec: TableSpec, source: str, *, run_id: str, on_wait: Callable[[str], None]) -> Lease:
-        """The right to write one source's table."""
+    def lease(self, spec: TableSpec, source: str | None, *, run_id: str, on_wait: Callable[[str], None]) -> Lease:
+        """The right to write one source's table, or a corpus table (source None)."""
         return Lease(self.store, self.layout.lease_prefix(spec.asset, source), run_id=run_id, on_wait=on_wait)
 
 
@@ -156,8 +163,27 @@ class SourceRun:
             writer.compact()
 
 
+def corpus_specs(settings: ProcessingSettings) -> list[TableSpec]:
+    """List the tables over all sources that these settings make."""
+    return [*(duplicates_table(model) for model in settings.embeddings.models), CURATED_CLIPS]
+
+
+def deciding_model(settings: ProcessingSettings) -> str | None:
+    """Return the model whose duplicates are left out, None for none.
+
+    Raises:
+        SettingsError: `dedup.model` is not among `embeddings.models`.
+    """
+    models, wanted = settings.embeddings.models, settings.dedup.model
+    if wanted == "none" or (wanted == "auto" and not models):
+        return None
+    if wanted != "auto" and wanted not in models:
+        raise SettingsError(f"dedup.model is {wanted!r}; it must be one of embeddings.models {models}, auto, or none")
+    return models[0] if wanted == "auto" else wanted
+
+
 def table_specs(settings: ProcessingSettings) -> list[TableSpec]:
-    """List the tables that these settings make, in the order of the data.
+    """List the tables per source that these settings make, in the order of the data.
 
     Raises:
         SettingsError: a model that the registry does not have.
@@ -167,6 +193,7 @@ def table_specs(settings: ProcessingSettings) -> list[TableSpec]:
         models = {model: registry.spec(model) for model in settings.embeddings.models}
     except ValueError as error:
         raise SettingsError(f"embeddings.models: {error}") from error
+    deciding_model(settings)
     return [
         RAW_VIDEOS,
         CLIPS,

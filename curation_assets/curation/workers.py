@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from curation_assets.curation.pieces import Result, Row
@@ -13,10 +14,10 @@ from curation_assets.media.motion import MotionSpec, PixelScores
 from curation_assets.media.packets import PacketIndex, index_packets
 from curation_assets.media.plan import FrameSetSpec, SampleSpan
 from curation_assets.media.probe import VideoHeader, probe_header
-from curation_assets.media.spans import fixed_stride_spans
+from curation_assets.media.spans import Span, fixed_stride_spans
 from curation_assets.schemas import names
 from curation_assets.schemas.outcomes import Outcome
-from curation_assets.settings import ClipsSettings, Limits
+from curation_assets.settings import ClipsSettings, FixedStride, Limits
 from curation_assets.storage.layout import clip_id, item_row_id
 
 PARTIAL_ENDINGS = (".part", ".partial", ".crdownload", ".tmp", ".filepart")
@@ -99,17 +100,20 @@ class SplitJob:
     settings: ClipsSettings
     regions_ns: list[tuple[int, int]] | None
 
+    @property
+    def regions(self) -> list[tuple[int, int]] | None:
+        """The spans [start, end) that the video is limited to, as tuples."""
+        return None if self.regions_ns is None else [(start, end) for start, end in self.regions_ns]
+
 
 def split_video(job: SplitJob) -> Result:
-    """Index one video's packets and cut its timeline into spans."""
-    try:
-        with reading(job.ref, whole=True) as source:
-            index = index_packets(source)
-    except MediaError as error:
-        return Result(outcome=error.outcome, detail=error.detail)
-    if index.is_truncated and job.settings.on_truncated == "refuse":
-        return Result(outcome=Outcome.TRUNCATED_REFUSED, detail=f"{index.detail}; clips.on_truncated is refuse")
+    """Index one video's packets and lay a grid of spans over its timeline."""
     splitter = job.settings.splitter
+    if not isinstance(splitter, FixedStride):
+        raise TypeError(f"{splitter.method} does not split in one piece")
+    index = index_video(job)
+    if isinstance(index, Result):
+        return index
     spans = fixed_stride_spans(
         index,
         clip_len_s=splitter.clip_len_s,
@@ -118,11 +122,37 @@ def split_video(job: SplitJob) -> Result:
         start_offset_s=splitter.start_offset_s,
         end_offset_s=splitter.end_offset_s,
         snap_to_keyframes=splitter.snap_to_keyframes,
-        regions_ns=None if job.regions_ns is None else [(start, end) for start, end in job.regions_ns],
+        regions_ns=job.regions,
     )
+    return split_result(job, index, spans)
+
+
+def index_video(job: SplitJob) -> PacketIndex | Result:
+    """Index one video's packets; the result when the video ends with that."""
+    try:
+        with reading(job.ref, whole=True) as source:
+            index = index_packets(source)
+    except MediaError as error:
+        return Result(outcome=error.outcome, detail=error.detail)
+    if index.is_truncated and job.settings.on_truncated == "refuse":
+        return Result(outcome=Outcome.TRUNCATED_REFUSED, detail=f"{index.detail}; clips.on_truncated is refuse")
+    return index
+
+
+def split_result(job: SplitJob, index: PacketIndex, spans: Sequence[Span], *, loss: str = "") -> Result:
+    """Build the rows of one video's clips.
+
+    Args:
+        job: the video.
+        index: its packets, kept in the header row.
+        spans: its clips.
+        loss: what could not be decoded on the way, in words.
+    """
+    splitter = job.settings.splitter
+    details = "; ".join(filter(None, [index.detail, loss]))
     if not spans:
-        detail = f"{index.end_ns / 1e9:.3f} s of video give no clip of at least {splitter.min_clip_len_s:g} s"
-        return Result(outcome=Outcome.TOO_SHORT, detail=detail)
+        short = f"{index.end_ns / 1e9:.3f} s of video give no clip of at least {splitter.min_clip_len_s:g} s"
+        return Result(outcome=Outcome.TOO_SHORT, detail="; ".join(filter(None, [short, loss])))
     rows: list[Row] = []
     for span in spans:
         identity = clip_id(job.video_id, span.start_ns, span.end_ns)
@@ -140,8 +170,8 @@ def split_video(job: SplitJob) -> Result:
         )
     return Result(
         rows={names.CLIPS: rows},
-        outcome=Outcome.TRUNCATED if index.is_truncated else Outcome.OK,
-        detail=index.detail or None,
+        outcome=Outcome.TRUNCATED if index.is_truncated or loss else Outcome.OK,
+        detail=details or None,
         header={names.CLIPS: {"packet_index": index.to_bytes()}},
     )
 

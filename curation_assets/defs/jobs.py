@@ -12,7 +12,7 @@ from curation_assets.defs.stages import CurationStage, Table, merged_checks, wor
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config
 
-__all__ = ["backfill_policy", "build_curate_source", "build_curate_sources", "build_stages"]
+__all__ = ["backfill_policy", "build_curate_corpus", "build_curate_source", "build_curate_sources", "build_stages"]
 
 
 def build_stages(config: Config) -> list[CurationStage]:
@@ -37,6 +37,16 @@ def build_curate_source(tables: list[TableSpec]) -> UnresolvedAssetJobDefinition
         selection=dg.AssetSelection.assets(*(dg.AssetKey(spec.asset_key) for spec in tables)),
         partitions_def=video_sources,
         description="All partitioned assets of a video source, in the order of the data.",
+    )
+
+
+def build_curate_corpus(tables: list[TableSpec]) -> UnresolvedAssetJobDefinition:
+    """Build the job that brings the tables over all sources up to date."""
+    keys = [dg.AssetKey(spec.asset_key) for spec in tables]
+    return dg.define_asset_job(
+        "curate_corpus",
+        selection=dg.AssetSelection.assets(*keys, dg.AssetKey("curation_status")),
+        description="The tables over all sources: duplicates, curated_clips, and the status.",
     )
 
 

@@ -53,9 +53,9 @@ def launch(
     limit: int | None = None,
     retry_failed: bool = False,
 ) -> LaunchResult:
-    """Curate sources in one Dagster run.
+    """Curate sources in one Dagster run, and then the tables over all sources in another.
 
-    One source runs as a partition of `curate_source`, neighbouring ones as a range of it, any other set through `curate_sources`.
+    One source runs as a partition of `curate_source`, neighbouring ones as a range of it, any other set through `curate_sources`; then comes `curate_corpus`.
 
     Args:
         config_path: settings file, None for defaults.
@@ -73,7 +73,7 @@ def launch(
     end_orphans(instance)
     sync_partitions(instance, registered)
     definitions = build_defs(overrides=overrides, config_path=config_path)
-    asset_keys = _select(definitions, select)
+    asset_keys, corpus_keys = _select(definitions, select)
     if dg.AssetKey(TRANSCODED_CLIPS.asset_key) in asset_keys:
         _check_encoders(config_path, names, overrides or {})
     # A run's resource config replaces the definitions' own, so it is given whole.
@@ -89,21 +89,35 @@ def launch(
     }
     order = list(video_sources.get_partition_keys(dynamic_partitions_store=instance))
     places = sorted(order.index(name) for name in names)
-    tags = {PROCESS_TAG: _process_tag(os.getpid())}
-    arguments: dict[str, Any] = {"run_config": run_config, "instance": instance, "raise_on_error": False}
-    try:
+    arguments: dict[str, Any] = {"run_config": run_config}
+    results = []
+    if asset_keys:
         if len(places) == 1:
             job = definitions.resolve_job_def("curate_source")
-            result = job.execute_in_process(partition_key=order[places[0]], asset_selection=asset_keys, tags=tags, **arguments)
+            arguments |= {"partition_key": order[places[0]], "asset_selection": asset_keys}
         elif places == list(range(places[0], places[-1] + 1)):
             job = definitions.resolve_job_def("curate_source")
-            span = {RANGE_START: order[places[0]], RANGE_END: order[places[-1]]}
-            result = job.execute_in_process(asset_selection=asset_keys, tags={**tags, **span}, **arguments)
+            arguments |= {"asset_selection": asset_keys, "tags": {RANGE_START: order[places[0]], RANGE_END: order[places[-1]]}}
         else:
             job = definitions.resolve_job_def("curate_sources")
             config = {"partition_names": list(names), "asset_names": ["/".join(key.path) for key in asset_keys]}
-            run_config["ops"] = {"curate_sources_op": {"config": config}}
-            result = job.execute_in_process(tags=tags, **arguments)
+            arguments["run_config"] = {**run_config, "ops": {"curate_sources_op": {"config": config}}}
+        results.append(_execute(job, instance, arguments))
+    if corpus_keys and not any(result.is_interrupted for result in results):
+        job = definitions.resolve_job_def("curate_corpus")
+        results.append(_execute(job, instance, {"run_config": run_config, "asset_selection": corpus_keys}))
+    return LaunchResult(
+        [run_id for result in results for run_id in result.run_ids],
+        [error for result in results for error in result.errors],
+        is_interrupted=any(result.is_interrupted for result in results),
+    )
+
+
+def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, arguments: Mapping[str, Any]) -> LaunchResult:
+    """Run one job in this process."""
+    tags = {PROCESS_TAG: _process_tag(os.getpid()), **arguments.get("tags", {})}
+    try:
+        result = job.execute_in_process(**{**arguments, "tags": tags}, instance=instance, raise_on_error=False)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         runs = instance.get_runs(RunsFilter(tags=tags, statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]))
         for started in runs:
@@ -152,22 +166,22 @@ def _check_encoders(config_path: Path | None, names: Sequence[str], overrides: M
     check_encoders([resolve_settings(config.processing(), tree, overrides, where="settings").transcoded_clips for tree in own])
 
 
-def _select(definitions: dg.Definitions, select: Sequence[str]) -> list[dg.AssetKey]:
+def _select(definitions: dg.Definitions, select: Sequence[str]) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:
+    """Return the selected assets that are partitioned by source, and those over all sources."""
     graph = definitions.resolve_asset_graph()
-    partitioned = {key for key in graph.materializable_asset_keys if graph.get(key).is_partitioned}
-    if not select:
-        return sorted(partitioned)
-    chosen: set[dg.AssetKey] = set()
+    known = graph.materializable_asset_keys - {dg.AssetKey("curation_status")}
+    chosen: set[dg.AssetKey] = set() if select else set(known)
     for text in select:
         try:
-            keys = dg.AssetSelection.from_string(text).resolve(graph) & partitioned
+            keys = dg.AssetSelection.from_string(text).resolve(graph) & known
         except dg.DagsterInvalidSubsetError:
             keys = set()
         if not keys:
-            known = ", ".join("/".join(key.path) for key in sorted(partitioned))
-            raise SettingsError(f"--select {text!r} matches no asset; there are {known}, and selections such as 'clips*' or '+frame_sets'")
+            names = ", ".join("/".join(key.path) for key in sorted(known))
+            raise SettingsError(f"--select {text!r} matches no asset; there are {names}, and selections such as 'clips*' or '+frame_sets'")
         chosen |= keys
-    return sorted(chosen)
+    partitioned = {key for key in chosen if graph.get(key).is_partitioned}
+    return sorted(partitioned), sorted(chosen - partitioned)
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:

@@ -17,6 +17,7 @@ CHECKS = {
     "referential_integrity": "Every row's video and clip exist upstream.",
     "unit_norms": "Every vector has length 1 and no NaN.",
     "media_exists": "Every row's file is in the warehouse.",
+    "no_chains": "No kept clip is itself a duplicate.",
     "source_readable": "The source could be listed.",
 }
 
@@ -33,7 +34,7 @@ def asset_spec(
         group_name=group,
         kinds=kinds,
         owners=OWNERS,
-        partitions_def=video_sources,
+        partitions_def=None if spec.is_corpus else video_sources,
         skippable=skippable,
         metadata={"dagster/column_schema": column_schema(spec), "dagster/table_name": spec.view},
     )

@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from curation_assets.configuration import check_narrower_settings, find_config, load_config, resolve_settings
+from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine, return_freed_memory
@@ -60,6 +61,20 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self._config is None:
             self._config = load_config(find_config(self.config_path))
         return self._config
+
+    def corpus_run(self, context: dg.AssetExecutionContext) -> CorpusRun:
+        """Prepare all sources for the tables that are made as a whole.
+
+        Raises:
+            SettingsError: a wrong override.
+        """
+        self.config()
+        return CorpusRun(
+            load_config(find_config(self.config_path), self.settings),
+            overrides=self.settings,
+            run_id=context.run_id,
+            log=context.log.info,
+        )
 
     def source_run(self, name: str, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> SourceRun:
         """Prepare one source: its record, its settings with all overrides, its tables.

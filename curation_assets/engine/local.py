@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from enum import Enum
 from multiprocessing import current_process, get_context
 from typing import Any, Generic, TypeVar
 
@@ -30,8 +31,19 @@ _POLL_S = 0.5  # how soon a Terminate is seen while workers are busy
 _MAX_TASKS_PER_WORKER = 500  # a fresh process now and then bounds what leaks in C libraries can cost
 _CRASHES_BEFORE_GIVING_UP = 2
 _MOST_REBUILDS = 5  # of the pool, without any item done in between
+_DEADLOCK = "the work list waits for a result, and nothing is under way"
+_END: Any = object()
 _NO_GUARD = "workers import the script that starts them: put what it does under if __name__ == '__main__':"
 START_UP_S = 60.0  # no item runs, none is done: the pool has lost its workers
+
+
+class NotYet(Enum):
+    """What a work list gives in place of an item that depends on a result still to come: `map` asks again after the next one."""
+
+    NOT_YET = "not yet"
+
+
+NOT_YET = NotYet.NOT_YET
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,16 @@ def cpu_count() -> int:
     return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next large block; no effect beside glibc. For a model on the CPU, whose tensors come and go.
+
+    Else each of its tensors is new memory that the kernel has to clear: TransNet V2 took a fifth longer.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(-1, 2**30)  # M_TRIM_THRESHOLD in bytes
+        ctypes.CDLL(None).mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+
+
 def return_freed_memory() -> None:
     """Have the C library give freed memory back to the system soon; no effect beside glibc.
 
@@ -70,7 +92,9 @@ def return_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(-1, 1_000_000)  # M_TRIM_THRESHOLD in bytes; setting it also ends the raising
+        ctypes.CDLL(None).mallopt(-3, 131_072)  # M_MMAP_THRESHOLD, the C library's own value
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: each of Lance's threads would keep an arena of its own
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class LocalEngine:
@@ -93,18 +117,21 @@ class LocalEngine:
         self.timeout_s = timeout_s
         self._pool: ProcessPool | None = None
 
-    def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Done[Item] | Failed[Item]]:
+    def map(self, function: Callable[[Item], Any], items: Iterable[Item | NotYet]) -> Iterator[Done[Item] | Failed[Item]]:
         """Yield one result per item, in the order of completion.
 
-        Items are drawn as workers become free, at most two per worker ahead, so that a long work list costs no memory.
+        Items are drawn as workers become free, at most two per worker ahead, so that a long work list costs no memory. A list that makes items from
+        results gives `NOT_YET` while it waits for one.
 
         Args:
             function: a module-level function of one picklable item.
             items: drawn lazily, in this thread.
+
+        Raises:
+            RuntimeError: the items wait for a result when none is under way; or the worker processes keep dying.
         """
         if self.workers == 0:
-            for item in items:
-                yield _run_inline(function, item)
+            yield from _map_inline(function, items)
             return
         source = iter(items)
         crashes: dict[int, int] = {}
@@ -117,10 +144,9 @@ class LocalEngine:
         try:
             while True:
                 while (unharmed or not exhausted) and len(flying) + len(again) < 2 * self.workers:
-                    try:
-                        item = unharmed.popleft() if unharmed else next(source)
-                    except StopIteration:
-                        exhausted = True
+                    item = unharmed.popleft() if unharmed else next(source, _END)
+                    exhausted = exhausted or item is _END
+                    if item is _END or isinstance(item, NotYet):
                         break
                     flying[self._schedule(function, item)] = item
                     last_change_s = time.monotonic()
@@ -129,6 +155,8 @@ class LocalEngine:
                     item = again.popleft()
                     flying[self._schedule(function, item)] = item
                 if not flying:
+                    if not exhausted:
+                        raise RuntimeError(_DEADLOCK)
                     return
                 done, _ = wait(flying, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 if done or any(future.running() for future in flying):
@@ -195,6 +223,18 @@ def _is_crash(result: Done[Item] | Failed[Item]) -> bool:
 def _is_broken(done: Iterable[Any], *, idle_s: float) -> bool:
     """Say whether the pool has to be made anew: it says so, or it has lost its workers as they started and does not know."""
     return idle_s > START_UP_S or any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+
+
+def _map_inline(function: Callable[[Item], Any], items: Iterable[Item | NotYet]) -> Iterator[Done[Item] | Failed[Item]]:
+    is_waiting = False
+    for item in items:
+        if isinstance(item, NotYet):
+            if is_waiting:
+                raise RuntimeError(_DEADLOCK)
+            is_waiting = True
+        else:
+            is_waiting = False
+            yield _run_inline(function, item)
 
 
 def _run_inline(function: Callable[[Item], Any], item: Item) -> Done[Item] | Failed[Item]:

@@ -63,16 +63,21 @@ def is_hdr(frame: VideoFrame) -> bool:
     return int(frame.color_trc) in (_PQ, _HLG)
 
 
-def area_or_bicubic(frame: VideoFrame, *, height_px: int, width_px: int) -> Interpolation:
-    """Choose how to scale a frame: by area where it shrinks, bicubic where it grows."""
+def scaling(frame: VideoFrame, *, height_px: int, width_px: int, shrinking: Interpolation = Interpolation.AREA) -> Interpolation:
+    """Choose how to scale a frame: by area (or as told) where it shrinks, bicubic where it grows."""
     shrinks = height_px <= frame.height and width_px <= frame.width
-    return Interpolation.AREA if shrinks else Interpolation.BICUBIC
+    return EXACT | (shrinking if shrinks else Interpolation.BICUBIC)
 
 
 class FrameScaler:
-    """Scales frames; keeps one swscale context per output, which is what makes a call cheap."""
+    """Scales frames; keeps one swscale context per output, which is what makes a call cheap.
 
-    def __init__(self) -> None:
+    Args:
+        shrinking: for pictures that shrink: AREA, BICUBIC (widened to what an output pixel covers) or POINT.
+    """
+
+    def __init__(self, *, shrinking: Interpolation = Interpolation.AREA) -> None:
+        self._shrinking = shrinking
         self._reformatters: dict[tuple[str, int, int], VideoReformatter] = {}
 
     def to_rgb(self, frame: VideoFrame, *, height_px: int, width_px: int) -> npt.NDArray[np.uint8]:
@@ -132,7 +137,7 @@ class FrameScaler:
             pix_fmt,
             src_colorspace=matrix,
             dst_colorspace=matrix,
-            interpolation=EXACT | area_or_bicubic(frame, height_px=height_px, width_px=width_px),
+            interpolation=scaling(frame, height_px=height_px, width_px=width_px, shrinking=self._shrinking),
             src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             threads=1,

@@ -14,6 +14,7 @@ import av
 import av.error
 import numpy as np
 
+from curation_assets.media import nvdec
 from curation_assets.media.errors import MediaError
 from curation_assets.media.packets import PacketIndex, read_packets
 from curation_assets.media.plan import DecodeRun, entry_points, plan_runs
@@ -52,7 +53,9 @@ class DecodedTarget:
     problem: str = ""
 
 
-def decode_targets(source: MediaSource, *, index: PacketIndex, targets: list[int], num_threads: int = 1) -> Iterator[DecodedTarget]:
+def decode_targets(
+    source: MediaSource, *, index: PacketIndex, targets: list[int], num_threads: int = 1, on_gpu: bool = False
+) -> Iterator[DecodedTarget]:
     """Decode the frames of some packets.
 
     A frame is missing when its packet is damaged, when the decoder reports an error or marks a frame as corrupt at or before it since the keyframe that
@@ -65,19 +68,20 @@ def decode_targets(source: MediaSource, *, index: PacketIndex, targets: list[int
         index: its packets.
         targets: distinct positions in decode order, in any order.
         num_threads: decoder threads, at least 1. The result does not depend on it.
+        on_gpu: decode on an NVIDIA GPU; the frames come back to the CPU's memory. Which frames, their order and times are the same.
 
     Yields:
         Each target once. Those of one keyframe's frames come in order of display, except that targets found missing come last.
 
     Raises:
-        MediaError: the source cannot be opened, or no longer holds the indexed packets.
+        MediaError: the source cannot be opened, or no longer holds the indexed packets; UNSUPPORTED when the GPU does not take the codec.
         ValueError: `num_threads` is below 1.
     """
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, is {num_threads}")
     if not targets:
         return
-    reader = PacketReader(source, index, num_threads)
+    reader = PacketReader(source, index, num_threads, on_gpu)
     try:
         for run in plan_runs(index, targets):
             attempt = _Attempt(reader, run)
@@ -107,15 +111,16 @@ class PacketReader:
         context: its decoder; another one after the container was opened again.
     """
 
-    def __init__(self, source: MediaSource, index: PacketIndex, num_threads: int) -> None:
+    def __init__(self, source: MediaSource, index: PacketIndex, num_threads: int, on_gpu: bool = False) -> None:
         self.index = index
-        self.num_threads = num_threads
+        self.num_threads = 1 if on_gpu else num_threads
+        self._on_gpu = on_gpu
         self._source = source
         self._may_seek = index.is_seekable
         self._open()
 
     def _open(self) -> None:
-        self._container: InputContainer = open_container(self._source)
+        self._container: InputContainer = nvdec.open(self._source) if self._on_gpu else open_container(self._source)
         self.stream = next(s for s in self._container.streams.video if s.index == self.index.stream_index)
         self.context: VideoCodecContext = self.stream.codec_context
         self.context.options = {"max_pixels": str(MAX_PIXELS)}  # the picture may grow on the way

@@ -15,7 +15,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from curation_assets.media.color import EXACT, FrameScaler, area_or_bicubic, display_size, is_hdr, matrix_of, without_alpha
+from curation_assets.media.color import FrameScaler, display_size, is_hdr, matrix_of, scaling, without_alpha
 
 HdrMode = Literal["tonemap", "keep"]
 _UNSPECIFIED = 2  # of primaries, transfer and matrix, ITU-T H.273
@@ -87,7 +87,7 @@ class FramePreparer:
             target.pix_fmt,
             src_colorspace=matrix,
             dst_colorspace=matrix or Colorspace.ITU709,
-            interpolation=EXACT | area_or_bicubic(frame, height_px=size[1], width_px=size[0]),
+            interpolation=scaling(frame, height_px=size[1], width_px=size[0]),
             src_color_range=ColorRange.JPEG if is_full or frame.format.is_rgb else ColorRange.MPEG,
             dst_color_range=ColorRange.MPEG,
             threads=1,
@@ -128,7 +128,7 @@ class FramePreparer:
             height_px,
             "yuv420p",
             dst_colorspace=Colorspace.ITU709,
-            interpolation=EXACT | area_or_bicubic(mapped, height_px=height_px, width_px=width_px),
+            interpolation=scaling(mapped, height_px=height_px, width_px=width_px),
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
             threads=1,

@@ -20,6 +20,7 @@ from curation_assets.schemas.outcomes import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from av.codec.hwaccel import HWAccel
     from av.container import InputContainer
 
 
@@ -54,12 +55,13 @@ _BUFFER_BYTES = 256 * 1024
 _HEAD_BYTES = 4096
 
 
-def open_container(source: MediaSource, *, options: Mapping[str, str] | None = None) -> InputContainer:
+def open_container(source: MediaSource, *, options: Mapping[str, str] | None = None, hwaccel: HWAccel | None = None) -> InputContainer:
     """Open a video for reading.
 
     Args:
         source: local path, or a seekable reader; a reader is read from its start.
         options: further FFmpeg demuxer options.
+        hwaccel: device that decodes in place of the CPU.
 
     Returns:
         The open container; the caller closes it.
@@ -79,7 +81,7 @@ def open_container(source: MediaSource, *, options: Mapping[str, str] | None = N
     try:
         with translate_errors(Outcome.CORRUPT if signature else Outcome.NOT_A_VIDEO):
             container: InputContainer = av.open(
-                target, "r", metadata_errors="replace", buffer_size=_BUFFER_BYTES, container_options=container_options
+                target, "r", metadata_errors="replace", buffer_size=_BUFFER_BYTES, container_options=container_options, hwaccel=hwaccel
             )
     except MediaError as error:
         if error.outcome is Outcome.NOT_A_VIDEO:

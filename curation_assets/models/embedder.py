@@ -25,6 +25,7 @@ class EmbedderSpec:
         revision: version of code and weights; part of the fingerprint of every row that the model makes.
         licence: SPDX name of what the weights may be used for, of the code where there are no weights.
         gpu_memory_gb: GPU memory that a worker must reserve, 0 for a model that runs on the CPU.
+        duplicate_eps: cosine distance (1 - cosine) up to which two clips are near-duplicates, where the settings do not say.
 
     Raises:
         ValueError: an empty text, a number below 1, or a negative memory.
@@ -41,6 +42,7 @@ class EmbedderSpec:
     revision: str
     licence: str
     gpu_memory_gb: float
+    duplicate_eps: float = 0.1
 
     def __post_init__(self) -> None:
         for field in ("name", "revision", "licence"):
@@ -51,6 +53,8 @@ class EmbedderSpec:
                 raise ValueError(f"EmbedderSpec.{field} is {getattr(self, field)}; it must be at least 1")
         if self.gpu_memory_gb < 0:
             raise ValueError(f"EmbedderSpec.gpu_memory_gb is {self.gpu_memory_gb}; it must not be negative")
+        if not 0 < self.duplicate_eps < 1:
+            raise ValueError(f"EmbedderSpec.duplicate_eps is {self.duplicate_eps}; it must lie between 0 and 1")
 
     def check_frames(self, frames: npt.NDArray[np.uint8]) -> None:
         """Check a batch before it goes to the model.

@@ -57,6 +57,7 @@ SPEC = EmbedderSpec(
     revision="1",
     licence="Apache-2.0",
     gpu_memory_gb=0.0,
+    duplicate_eps=round(1.0 - NEAR_DUPLICATE_SIMILARITY, 6),
 )
 
 

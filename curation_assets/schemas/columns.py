@@ -118,3 +118,20 @@ CLIP_FINGERPRINT = Column(
 def embedding_column(dim: int) -> Column:
     """Build the vector column of one model: float32, unit length, fixed size."""
     return Column("embedding", pa.list_(pa.float32(), dim), "Unit-length vector; NULL unless the outcome is ok or truncated.")
+
+
+# duplicates
+KEPT_ID = Column(
+    "kept_id", STRING, "The kept clip that this one is a near-duplicate of: the most similar of those that rank before it.", nullable=False
+)
+SIMILARITY = Column("similarity", pa.float32(), "Cosine of the two clips' vectors.", nullable=False)
+CLUSTER = Column("cluster", INT64, "The duplicate's k-means cluster; numbers mean nothing beyond one run.", nullable=False)
+
+# curated clips
+MEDIA_URI = Column("uri", STRING, "The encoded clip; NULL where clips are not encoded, or not yet.")
+IS_SELECTED = Column("is_selected", BOOL, "Whether nothing speaks against the clip.", nullable=False)
+REJECT_REASONS = Column(
+    "reject_reasons", pa.list_(STRING), "Reason codes of all that speaks against the clip; empty when it is selected.", nullable=False
+)
+CAPTION = Column("caption", STRING, "Caption; NULL where no captioner has run.")
+DUPLICATE_OF = Column("duplicate_of", STRING, "The kept clip that this one is a near-duplicate of, by the deciding model (`dedup.model`).")

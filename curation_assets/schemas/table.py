@@ -20,7 +20,8 @@ class TableSpec:
         columns: the columns beside the bookkeeping ones.
         view_columns: what the view shows, in order.
         blob_columns: columns that only a bounded blob scan may read.
-        rows_are_headers: True where each video has one row only, which is its own header (raw_videos).
+        rows_are_headers: True where each video has one row only, which is its own header (raw_videos), and in corpus tables, which have no headers.
+        is_corpus: True for a table over all sources, without the bookkeeping of videos.
     """
 
     asset: str
@@ -29,11 +30,12 @@ class TableSpec:
     view_columns: tuple[str, ...]
     blob_columns: tuple[str, ...] = ()
     rows_are_headers: bool = False
+    is_corpus: bool = False
 
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema: bookkeeping columns, then the table's own."""
-        return pa.schema([column.field() for column in (*BOOKKEEPING, *self.columns)])
+        return pa.schema([column.field() for column in (*(() if self.is_corpus else BOOKKEEPING), *self.columns)])
 
     @property
     def asset_key(self) -> list[str]:

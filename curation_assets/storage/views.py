@@ -130,7 +130,11 @@ class SqlConnection:
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
 
     def _register(self, table: str, spec: TableSpec) -> None:
-        snapshots = _open_all(self._layout, spec, self._sources, self._options)
+        if spec.is_corpus:
+            snapshot = open_snapshot(self._layout.table_uri(spec.asset), spec, storage_options=self._options)
+            snapshots = [snapshot] if snapshot else []
+        else:
+            snapshots = _open_all(self._layout, spec, self._sources, self._options)
         self._connection.register(table, UnionTable(spec, snapshots, errors=self._scan_errors))
 
     def _scores_sql(self, spec: TableSpec, table: str) -> str:

@@ -10,10 +10,9 @@ from curation_assets.definitions import build_defs
 from curation_assets.defs.launch import RANGE_END, RANGE_START
 from curation_assets.defs.partitions import sync_partitions
 
-ASSETS = [
-    "clip_scores/pixels", "clips", "curation_status", "embeddings/fingerprint", "frame_sets", "previews/240p", "raw_videos", "transcoded_clips",
-]  # fmt: skip
-PARTITIONED = [name for name in ASSETS if name != "curation_status"]
+PARTITIONED = ["clip_scores/pixels", "clips", "embeddings/fingerprint", "frame_sets", "previews/240p", "raw_videos", "transcoded_clips"]
+CORPUS = ["curated_clips", "curation_status", "duplicates/fingerprint"]
+ASSETS = sorted(PARTITIONED + CORPUS)
 
 
 def test_asset_keys(workplace):
@@ -197,6 +196,31 @@ def test_what_decides_the_assets_is_refused_in_the_launchpad(instance):
     assert not result.success
     (failure, *_) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
     assert "embeddings.models is for the whole project" in str(failure.step_failure_data)
+
+
+def test_the_tables_over_all_sources(instance):
+    assert curate(instance, partition_key="a").success
+    assert curate(instance, partition_key="b").success  # the same videos: every clip of one is a copy of the other's
+    job = build_defs().resolve_job_def("curate_corpus")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    (duplicates,) = events(result, "duplicates/fingerprint")
+    metadata = duplicates.materialization.metadata
+    assert (metadata["dagster/row_count"].value, metadata["num_clips"].value, metadata["is_unchanged"].value) == (2, 4, False)
+    assert metadata["look"].value.count("data:image/") == 2
+    (curated,) = events(result, "curated_clips")
+    assert curated.materialization.metadata["dagster/row_count"].value == 4
+    assert "| duplicate | 2 |" in curated.materialization.metadata["look"].value
+    checks = {(check.asset_key.to_user_string(), check.check_name): check.passed for check in result.get_asset_check_evaluations()}
+    assert checks == {
+        ("duplicates/fingerprint", "referential_integrity"): True,
+        ("duplicates/fingerprint", "no_chains"): True,
+        ("curated_clips", "referential_integrity"): True,
+    }
+    again = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert events(again, "curated_clips")[0].materialization.metadata["is_unchanged"].value is True
+    version = "dagster/data_version"
+    assert events(again, "curated_clips")[0].materialization.tags[version] == curated.materialization.tags[version]
 
 
 def test_curation_status_counts_pending(instance):

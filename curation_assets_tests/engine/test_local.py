@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from curation_assets.engine import local
-from curation_assets.engine.local import Done, Failed, LocalEngine, cpu_count
+from curation_assets.engine.local import NOT_YET, Done, Failed, LocalEngine, cpu_count
 from curation_assets.schemas.outcomes import Outcome
 
 
@@ -162,3 +162,35 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1].endswith("if __name__ == '__main__':")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_make_items(workers):
+    ready = [3, 5]
+
+    def items():
+        while True:
+            if ready:
+                yield ready.pop()
+            elif len(seen) < 10:
+                yield NOT_YET
+            else:
+                return
+
+    seen = []
+    with LocalEngine(workers=workers) as engine:
+        for result in engine.map(square, items()):
+            seen.append(result.item)
+            if result.item > 0:
+                ready.append(result.item - 1)
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_work_list_that_waits_for_nothing_is_an_error(workers):
+    def items():
+        while True:
+            yield NOT_YET
+
+    with LocalEngine(workers=workers) as engine, pytest.raises(RuntimeError, match="nothing is under way"):
+        list(engine.map(square, items()))

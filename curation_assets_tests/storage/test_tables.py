@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from curation_assets.schemas import columns as c
+from curation_assets.storage import snapshots
 from curation_assets.storage.errors import Forbidden, NoSpace, StoreError, WriteConflict
 from curation_assets.storage.layout import Layout
 from curation_assets.storage.tables import VideoTable, VideoWrite
@@ -339,6 +340,20 @@ def scan_and_measure(uri: str, queue) -> None:
     is_done.set()
     watcher.join()
     queue.put((max(peaks) - before, num_bytes))
+
+
+def test_a_filtered_blob_scan_gives_what_a_plain_scan_gives(local_root: Root, monkeypatch):
+    monkeypatch.setattr(snapshots, "_ROWS_PER_FILTER", 3)
+    table = open_table(local_root)
+    for number in range(1, 5):
+        rows, writes = video(number, "f", 5)
+        table.commit(rows, replace=writes)
+    table.delete_videos([vid(3)])
+    for where in (f"video_id IN ('{vid(1)}', '{vid(4)}')", f"video_id = '{vid(3)}'", "is_header", "outcome = 'ok'", None):
+        plain = [row for batch in table.scan(["row_id", "video_id"], where=where) for row in batch.to_pylist()]
+        blobs = [row for batch in table.scan_blobs(["row_id", "video_id", "frames"], where=where) for row in batch.to_pylist()]
+        assert [{"row_id": row["row_id"], "video_id": row["video_id"]} for row in blobs] == plain
+        assert all(row["frames"] for row in blobs)
 
 
 def test_a_blob_scan_is_bounded_in_memory(tmp_path: Path):

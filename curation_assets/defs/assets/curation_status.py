@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.status import source_status
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.defs.metadata import OWNERS
@@ -30,6 +31,10 @@ def curation_status(context: dg.AssetExecutionContext, curation: CurationResourc
             lines.append(f"| {name} | {view} | {outcomes} | {table['pending']:,} |")
             num_pending += table["pending"]
             num_items += sum(table["outcomes"].values())
+    corpus = corpus_status(curation.corpus_run(context))
+    for view, table in corpus.items():
+        said = ", ".join(f"{number:,} {reason}" for reason, number in table["outcomes"].items()) or "nothing yet"
+        lines.append(f"| all | {view} | {said} | {'behind' if table['pending'] else 0} |")
     if len(lines) > _MOST_ROWS:
         lines = [*lines[:_MOST_ROWS], f"| and {len(lines) - _MOST_ROWS} more | | | |"]
     table_md = "\n".join(["| source | table | outcomes | pending videos |", "|---|---|---|---|", *lines])

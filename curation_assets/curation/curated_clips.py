@@ -1,0 +1,108 @@
+"""curated_clips: every clip of every source with all that speaks for and against it, put together by one query over the other tables."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
+from curation_assets.curation.fingerprints import fingerprint
+from curation_assets.curation.select import reject_reasons_sql
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.curated_clips import CURATED_CLIPS, SCORES
+from curation_assets.schemas.duplicates import duplicates_table
+from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.outcomes import OutcomeClass, codes
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
+from curation_assets.settings import ProcessingSettings
+
+CODE_VERSION = "1"
+DUPLICATE = "duplicate"
+NOT_SCORED = "not_scored"  # the scores are still to come
+_ROWS_PER_BATCH = 65536
+_READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS)]
+
+
+def update_curated_clips(run: CorpusRun, *, tables: Sequence[TableSpec], model: str | None) -> CorpusReport:
+    """Bring the table up to date with all others.
+
+    Args:
+        run: all sources.
+        tables: the tables per source that there are, from `table_specs`.
+        model: whose duplicates are left out, from `deciding_model`; None leaves none out.
+    """
+    started = time.monotonic()
+    with run.writing(CURATED_CLIPS) as table:
+        expected = curated_fingerprint(run, tables=tables, model=model)
+        if report := unchanged(table, expected, started):
+            return report
+        with run.connect() as connection:
+            reader = connection.sql(_sql(run, tables, model)).to_arrow_reader(_ROWS_PER_BATCH)
+            table.replace(_typed(reader), fingerprint=expected)
+        return CorpusReport(table.num_rows(), False, {}, time.monotonic() - started)
+
+
+def curated_fingerprint(run: CorpusRun, *, tables: Sequence[TableSpec], model: str | None) -> str:
+    """Hash all that the table is made from."""
+    versions = {spec.asset: run.data_versions(spec) for spec in tables if spec.asset in _READ}
+    duplicates = None if model is None else run.table(duplicates_table(model)).fingerprint()
+    rules = {name: _source_rules(own) for name, (_, own) in run.sources.items()}
+    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, run.config.embeddings.frame_set)
+
+
+def _source_rules(own: ProcessingSettings) -> str:
+    return reject_reasons_sql(own.clip_scores.thresholds)
+
+
+def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
+    by_rules: dict[str, list[str]] = defaultdict(list)
+    for name, (_, own) in run.sources.items():
+        by_rules[_source_rules(own)].append("'" + name.replace("'", "''") + "'")
+    cases = " ".join(f"WHEN c.source IN ({', '.join(names)}) THEN {sql}" for sql, names in by_rules.items())
+    usable = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
+    duplicates = (
+        "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS kept_id WHERE false)" if model is None else duplicates_table(model).view
+    )
+    not_scored = f"CASE WHEN s.clip_id IS NULL THEN '{NOT_SCORED}' END" if CLIP_SCORES_PIXELS in tables else "NULL"
+    frame_set = run.config.embeddings.frame_set.replace("'", "''")
+    return f"""
+        SELECT source, key, video_id, clip_id, start_ns, end_ns, uri, len(reject_reasons) = 0 AS is_selected, reject_reasons,
+            {", ".join(column.name for column in SCORES)}, NULL::VARCHAR AS caption, duplicate_of
+        FROM (
+            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, NULL::VARCHAR AS uri,
+                {", ".join(f"s.{column.name}" for column in SCORES)}, d.kept_id AS duplicate_of,
+                list_concat(
+                    list_filter([
+                        CASE WHEN f.outcome NOT IN ({usable}) THEN f.outcome END,
+                        {not_scored},
+                        CASE WHEN d.clip_id IS NOT NULL THEN '{DUPLICATE}' END
+                    ]::VARCHAR[], lambda reason: reason IS NOT NULL),
+                    CASE {cases} WHEN false THEN NULL ELSE []::VARCHAR[] END
+                ) AS reject_reasons
+            FROM clips c
+            LEFT JOIN raw_videos v ON v.source = c.source AND v.video_id = c.video_id
+            LEFT JOIN clip_scores s ON s.source = c.source AND s.clip_id = c.clip_id
+            LEFT JOIN (SELECT source, clip_id, outcome FROM frame_sets WHERE name = '{frame_set}' AND clip_id IS NOT NULL) f
+                ON f.source = c.source AND f.clip_id = c.clip_id
+            LEFT JOIN {duplicates} d ON d.clip_id = c.clip_id
+        ) ORDER BY source, key, start_ns, end_ns"""
+
+
+def count_reasons(run: CorpusRun) -> dict[str, int]:
+    """Count the selected clips, and the others by their first reason; the most frequent first."""
+    query = (
+        "SELECT coalesce(reject_reasons[1], 'selected') AS reason, count(*) AS num FROM curated_clips GROUP BY 1 ORDER BY num DESC, reason"
+    )
+    with run.connect() as connection:
+        return {reason: int(number) for reason, number in connection.execute(query).fetchall()}
+
+
+def _typed(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    schema = CURATED_CLIPS.schema
+    for batch in reader:
+        yield from pa.Table.from_batches([batch]).cast(schema).to_batches()

@@ -1,0 +1,85 @@
+"""Sheet: one HTML page with a picture of each clip, what it is, and whether it is selected or why not. Nothing in it comes from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from PIL import Image
+
+from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.corpus_looks import clip_frames
+
+MOST_CLIPS = 240
+_PICTURE_PX = (240, 180)
+_STYLE = """
+body{font:14px/1.4 system-ui,sans-serif;margin:24px;background:#fafafa;color:#222}
+h1{font-size:20px;margin:0 0 4px} p{margin:0 0 16px;color:#555}
+main{margin-top:12px;display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:16px}
+figure{margin:0;background:#fff;border:1px solid #ddd;border-radius:8px;overflow:hidden}
+figure.out{opacity:.75} figure img,figure div{display:block;width:100%;aspect-ratio:4/3;object-fit:contain;background:#111}
+figcaption{padding:8px 10px;overflow-wrap:anywhere} b.in{color:#0a7a3c} b.out{color:#b3261e} small{color:#777}
+label{margin-right:12px} #in:checked~main figure.out,#out:checked~main figure.in{display:none}
+"""
+
+
+def render_sheet(run: CorpusRun, *, most_clips: int = MOST_CLIPS) -> str:
+    """Write the page.
+
+    Args:
+        run: all sources.
+        most_clips: clips on it; of more, every n-th in the order of source, key and time.
+    """
+    query = "SELECT source, key, clip_id, start_ns, end_ns, is_selected, reject_reasons, duplicate_of FROM curated_clips ORDER BY source, key, start_ns, end_ns"
+    with run.connect() as connection:
+        total, num_selected = connection.execute("SELECT count(*), count(*) FILTER (WHERE is_selected) FROM curated_clips").fetchall()[0]
+        step = max(1, -(-total // most_clips))
+        numbered = f"SELECT * FROM (SELECT *, row_number() OVER (ORDER BY source, key, start_ns, end_ns) AS place FROM ({query})) WHERE place % {step} = 1 % {step}"
+        rows = connection.execute(f"{numbered} ORDER BY place")
+        names = [column[0] for column in rows.description]
+        clips = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+        kept = [clip["duplicate_of"] for clip in clips if clip["duplicate_of"]]
+        marks = ", ".join("?" for _ in kept) or "NULL"
+        places = {
+            clip: f"{key} {start_ns / 1e9:.1f} s"
+            for clip, key, start_ns in connection.execute(
+                f"SELECT clip_id, key, start_ns FROM curated_clips WHERE clip_id IN ({marks})", kept
+            ).fetchall()
+        }
+    frames = clip_frames(run, [clip["clip_id"] for clip in clips])
+    pictures = {clip: ("image/jpeg", _to_jpeg(frame)) for clip, frame in frames.items()}
+    shown = f"{len(clips):,} of {total:,} clips shown, {num_selected:,} of all selected"
+    figures = "\n".join(_figure(clip, pictures.get(clip["clip_id"]), places) for clip in clips)
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Curated clips</title><style>{_STYLE}</style>"
+        f"<h1>Curated clips</h1><p>{shown}; warehouse {escape(run.config.warehouse)}</p>"
+        "<input type=radio name=show id=all checked><label for=all>all</label><input type=radio name=show id=in><label for=in>selected</label>"
+        f"<input type=radio name=show id=out><label for=out>left out</label><main>{figures}</main></html>\n"
+    )
+
+
+def _figure(clip: dict[str, Any], picture: tuple[str, bytes] | None, places: dict[str, str]) -> str:
+    kind = "in" if clip["is_selected"] else "out"
+    word = "selected" if clip["is_selected"] else _reasons(clip["reject_reasons"], places.get(clip["duplicate_of"] or ""))
+    image = "<div></div>"
+    if picture is not None:
+        image = f"<img loading=lazy alt='' src='data:{picture[0]};base64,{base64.b64encode(picture[1]).decode()}'>"
+    where = f"{escape(clip['source'])}/{escape(str(clip['key']))}"
+    span = f"{clip['start_ns'] / 1e9:.2f} to {clip['end_ns'] / 1e9:.2f} s"
+    return f"<figure class={kind}>{image}<figcaption><b class={kind}>{escape(word)}</b><br>{where}<br>{span}<br><small>{clip['clip_id']}</small></figcaption></figure>"
+
+
+def _reasons(reasons: Sequence[str], kept: str | None) -> str:
+    return ", ".join(f"duplicate of {kept}" if reason == "duplicate" and kept else reason for reason in reasons)
+
+
+def _to_jpeg(picture: Image.Image) -> bytes:
+    """Encode a small picture for the page."""
+    small = picture.copy()
+    small.thumbnail(_PICTURE_PX)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
