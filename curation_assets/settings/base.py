@@ -1,0 +1,20 @@
+"""Base: what every settings class shares."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""What a frame set or a preview may be called."""
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names the key, what was seen and what is allowed."""
+
+
+class Model(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

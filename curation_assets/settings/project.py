@@ -1,0 +1,149 @@
+"""Project: the whole tree, and what a source is."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from curation_assets.presets import PRESETS
+from curation_assets.settings.base import NAME, Model
+from curation_assets.settings.stages import (
+    ClipScoresSettings,
+    ClipsSettings,
+    DedupSettings,
+    EmbeddingsSettings,
+    FrameSetsSettings,
+    Preview,
+    RawVideosSettings,
+    TranscodedClipsSettings,
+)
+
+_SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
+
+
+class EngineSettings(Model):
+    """Where work runs and what it may use."""
+
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
+    )
+    timeout_s: float = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
+    clips_per_chunk: int = Field(8, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
+    cache_dir: str | None = Field(
+        None,
+        pattern=r"^/",
+        description="Full path of a folder for remote objects that are read whole; None is a folder under the system's temporary one.",
+    )
+    cache_bytes: int = Field(20_000_000_000, ge=0, description="Most bytes of remote objects kept there.")
+
+
+class ProcessingSettings(Model):
+    """The tree that a source, a command or a run may override."""
+
+    presets: list[str] = Field(
+        default_factory=list,
+        json_schema_extra={"items": {"enum": list(PRESETS)}},
+        description="Named parts of the tree that lie under this one: its own keys win. " + ", ".join(PRESETS),
+    )
+    raw_videos: RawVideosSettings = RawVideosSettings()
+    clips: ClipsSettings = ClipsSettings()
+    frame_sets: FrameSetsSettings = FrameSetsSettings()
+    clip_scores: ClipScoresSettings = ClipScoresSettings()
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    transcoded_clips: TranscodedClipsSettings = TranscodedClipsSettings()
+    previews: dict[str, Preview] = Field({"240p": Preview()}, description="Previews by name; each gets its own asset and table.")
+    dedup: DedupSettings = DedupSettings()
+    engine: EngineSettings = EngineSettings()
+    max_failed_fraction: float = Field(1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed.")
+
+    @field_validator("previews")
+    @classmethod
+    def _names_of_previews(cls, value: dict[str, Preview]) -> dict[str, Preview]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"preview name {name!r}: use lower-case letters, digits, '_' and '-'")
+        return value
+
+    @model_validator(mode="after")
+    def _embeddings_have_frames(self) -> ProcessingSettings:
+        if self.embeddings.models:
+            name = self.embeddings.frame_set
+            if name not in self.frame_sets.sets:
+                raise ValueError(
+                    f"embeddings.frame_set is {name!r}, frame_sets.sets has {sorted(self.frame_sets.sets)}: add the set or name one of these"
+                )
+            if self.frame_sets.sets[name].scope != "clip":
+                raise ValueError(f"embeddings.frame_set {name!r} has scope 'video'; embeddings need a set of scope 'clip'")
+        return self
+
+    @model_validator(mode="after")
+    def _previews_have_frames(self) -> ProcessingSettings:
+        for name, preview in self.previews.items():
+            known = [key for key, item in self.frame_sets.sets.items() if item.scope == "clip"]
+            if preview.origin == "frames" and preview.frame_set not in known:
+                raise ValueError(
+                    f"previews.{name}.frame_set is {preview.frame_set!r}, the frame sets of scope 'clip' are {known}: name one of these, "
+                    "or take the pictures from the video with from: clip"
+                )
+        return self
+
+
+def _without_secrets(options: dict[str, str]) -> dict[str, str]:
+    for option in options:
+        if _SECRET_OPTION.search(option):
+            raise ValueError(
+                f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"
+            )
+    return options
+
+
+StorageOptions = Annotated[
+    dict[str, str],
+    Field(
+        default_factory=dict,
+        description="Options of the object store, for example aws_endpoint, aws_region, allow_http; never credentials.",
+    ),
+]
+
+
+class SourceSettings(Model):
+    """What a source is."""
+
+    uri: str = Field(
+        min_length=1,
+        description="A folder, an s3:// gs:// az:// prefix, or a manifest (.csv .json .jsonl .parquet) listing keys or URLs.",
+    )
+    kind: Literal["auto", "prefix", "manifest"] = Field("auto", description="auto: a manifest when the URI ends like one.")
+    storage_options: StorageOptions
+    settings: dict[str, Any] = Field(default_factory=dict, description="Overrides of the processing settings for this source.")
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without_secrets(value)
+
+
+class Config(ProcessingSettings):
+    """A whole `curation.yaml`."""
+
+    warehouse: str = Field(
+        "./warehouse",
+        min_length=1,
+        description="Where tables and media lie: a folder, or an s3:// gs:// az:// prefix. Relative to the file.",
+    )
+    storage_options: StorageOptions
+    sources: dict[str, SourceSettings] = Field(default_factory=dict, description="Sources by name; each is one Dagster partition.")
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without_secrets(value)
+
+    def processing(self) -> dict[str, Any]:
+        """Return the processing part as a plain tree."""
+        return self.model_dump(mode="json", include=set(ProcessingSettings.model_fields))

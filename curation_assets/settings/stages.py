@@ -1,0 +1,230 @@
+"""Stages: the settings of each stage, in the order of the data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from curation_assets.settings.base import NAME, Model
+from curation_assets.settings.splitters import FixedStride, Splitter
+
+VIDEO_EXTENSIONS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
+
+
+class Limits(Model):
+    """Which objects are taken at all; None means no limit. Judged from the header probe."""
+
+    min_side_px: int | None = Field(None, ge=1, description="Shorter side at least this many pixels.")
+    max_side_px: int | None = Field(None, ge=1, description="Longer side at most this many pixels.")
+    min_aspect: float | None = Field(None, gt=0, description="Display width / height at least this.")
+    max_aspect: float | None = Field(None, gt=0, description="Display width / height at most this.")
+    min_duration_s: float | None = Field(None, ge=0, description="Header duration at least this many seconds.")
+    max_duration_s: float | None = Field(None, gt=0, description="Header duration at most this many seconds.")
+    max_size_bytes: int | None = Field(None, ge=1, description="Object size at most this many bytes.")
+
+
+class RawVideosSettings(Model):
+    """Listing and probing."""
+
+    extensions: list[str] = Field(
+        list(VIDEO_EXTENSIONS), min_length=1, description="File name endings that are videos, lower case, with the dot."
+    )
+    limits: Limits = Limits()
+
+    @field_validator("extensions")
+    @classmethod
+    def _dotted(cls, value: list[str]) -> list[str]:
+        return [ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in value]
+
+
+class ClipsSettings(Model):
+    """Splitting."""
+
+    splitter: Splitter = FixedStride()
+    on_truncated: Literal["keep", "refuse"] = Field(
+        "keep", description="keep: clips of the readable part; refuse: the video fails as truncated_refused."
+    )
+
+
+_PURPOSE_DEFAULTS: dict[str | None, tuple[float, int]] = {
+    "embeddings": (2.0, 8),
+    "aesthetics": (1.0, 1),
+    None: (2.0, 1),
+}
+
+
+class FrameSet(Model):
+    """One stored set of frames."""
+
+    purpose: Literal["embeddings", "aesthetics"] | None = Field(
+        None, description="Sets target_fps (2 and 1) and min_frames (8 and 1) where they are not given."
+    )
+    policy: Literal["sequence", "middle"] = Field(
+        "sequence", description="sequence: a grid of target_fps; middle: the one frame nearest the middle."
+    )
+    target_fps: float | None = Field(None, gt=0, le=240, description="Frames per second of the grid; None takes the purpose's, else 2.")
+    target_res: int | tuple[int, int] | None = Field(
+        224,
+        description="N for N x N; [height, width] with -1 for one of them to keep the aspect; null for the source size.",
+    )
+    codec: Literal["jpeg", "png", "raw"] = "jpeg"
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
+    scope: Literal["clip", "video"] = Field("clip", description="video: one set over the whole video.")
+    min_frames: int | None = Field(
+        None,
+        ge=1,
+        description="A clip with fewer frames is sampled again at doubled fps, up to 20; None takes the purpose's, else 1.",
+    )
+    max_frames: int = Field(
+        1024,
+        ge=1,
+        le=65536,
+        description="A set that would hold more has its fps halved until it fits; bounds memory for whole videos.",
+    )
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the grid, the purpose's default applied."""
+        return self.target_fps if self.target_fps is not None else _PURPOSE_DEFAULTS[self.purpose][0]
+
+    @property
+    def least_frames(self) -> int:
+        """Frames below which a clip is sampled again, the purpose's default applied."""
+        return self.min_frames if self.min_frames is not None else _PURPOSE_DEFAULTS[self.purpose][1]
+
+
+class FrameSetsSettings(Model):
+    """Frame extraction: all sets and the pixel scores come from one decode."""
+
+    sets: dict[str, FrameSet] = Field({"embeddings": FrameSet(purpose="embeddings")}, description="Frame sets by name.")
+    num_cpus: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Decoder threads per video; several videos at once use the cores better than several threads.",
+    )
+
+    @field_validator("sets")
+    @classmethod
+    def _names(cls, value: dict[str, FrameSet]) -> dict[str, FrameSet]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"frame set name {name!r}: use lower-case letters, digits, '_' and '-'")
+        return value
+
+
+class Thresholds(Model):
+    """A clip is kept when it passes all of these; None leaves a score unjudged. Never part of a fingerprint: changing one recomputes nothing."""
+
+    min_motion_mean: float | None = Field(None, ge=0, le=1)
+    max_motion_mean: float | None = Field(None, ge=0, le=1)
+    max_still_share: float | None = Field(None, ge=0, le=1)
+    max_black_share: float | None = Field(None, ge=0, le=1)
+    min_sharpness: float | None = Field(None, ge=0)
+    max_letterbox_share: float | None = Field(None, ge=0, le=1)
+
+
+class PixelsSettings(Model):
+    """The `pixels` scorer."""
+
+    motion_fps: float = Field(4.0, gt=0, le=60, description="Pairs of frames per second for motion, 1/motion_fps apart.")
+
+
+class ClipScoresSettings(Model):
+    """Scores and the thresholds on them."""
+
+    scorers: list[Literal["pixels"]] = Field(["pixels"], description="Scorers to run.")
+    pixels: PixelsSettings = PixelsSettings()
+    thresholds: Thresholds = Thresholds()
+
+
+class EmbeddingsSettings(Model):
+    """Embedding models."""
+
+    models: list[str] = Field(["fingerprint"], description="Registry names; each gets its own asset and table.")
+    frame_set: str = Field("embeddings", description="The frame set that the models read; its scope must be clip.")
+    scopes: list[Literal["clip", "video"]] = Field(
+        ["clip", "video"], min_length=1, description="video: the renormalised mean of the clips' vectors."
+    )
+    too_few_frames: Literal["repeat", "refuse"] = Field(
+        "repeat", description="A clip with fewer frames than the model takes: repeat the nearest, or refuse the clip."
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
+
+
+class TranscodedClipsSettings(Model):
+    """The files of the kept clips."""
+
+    enabled: bool = Field(True, description="Whether kept clips are written as files at all.")
+    way: Literal["auto", "encode", "copy", "smart_cut"] = Field(
+        "auto",
+        description="auto: copy packets where that is exact to the frame, else encode. smart_cut: encode only up to the first keyframe and after the last, "
+        "checked by decoding all of it. copy: a clip that cannot be copied fails.",
+    )
+    encoder: Literal["libx264", "libsvtav1", "libvpx-vp9", "h264_nvenc", "libopenh264"] = Field(
+        "libx264", description="libopenh264 needs an ffmpeg on the PATH that has it."
+    )
+    quality: int | None = Field(
+        None, ge=0, le=63, description="Constant quality (crf, cq), smaller is better; None: 23 for H.264, 35 for AV1, 33 for VP9."
+    )
+    bit_rate_bps: int | None = Field(None, ge=1000, description="Average bit rate in place of constant quality.")
+    preset: str | None = Field(
+        None, description="Speed by the encoder's own name; None: veryfast for x264, 8 for AV1, 5 for VP9, p4 for NVENC."
+    )
+    gop: int = Field(
+        60, ge=1, le=10_000, description="Most frames from keyframe to keyframe; GOPs are closed. Short ones make random access cheap."
+    )
+    encoder_threads: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Threads per encoder; several clips at once use the cores better than several threads. Recomputes nothing.",
+    )
+    max_side_px: int | None = Field(None, ge=16, le=16384, description="A longer side is scaled down to this.")
+    audio: Literal["keep", "drop"] = Field("keep", description="keep: copied where MP4 holds the codec, else AAC.")
+    hdr: Literal["tonemap", "keep"] = Field("tonemap", description="tonemap: HDR becomes 8-bit BT.709. keep: 10 bits and its tags.")
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> TranscodedClipsSettings:
+        if self.quality is not None and self.bit_rate_bps is not None:
+            raise ValueError("quality and bit_rate_bps are both given; leave one out")
+        return self
+
+
+class Preview(Model):
+    """One kind of animated WebP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)  # `from` is no name in Python
+
+    height_px: int = Field(240, ge=16, le=2160, description="Height; the width follows the picture. A smaller picture is not enlarged.")
+    fps: float = Field(2.0, gt=0, le=60, description="Pictures per second.")
+    quality: int = Field(60, ge=1, le=100, description="WebP quality.")
+    seconds: float | None = Field(None, gt=0, description="Only the beginning of the clip; None for all of it.")
+    origin: Literal["frames", "clip"] = Field(
+        "frames", alias="from", description="frames: the stored frame set, cheap, no sharper than that. clip: decoded again from the video."
+    )
+    frame_set: str = Field("embeddings", description="Which frame set, with from: frames.")
+
+
+RankColumn = Annotated[str, Field(pattern=r"^-?[a-z_]+$")]
+
+
+class DedupSettings(Model):
+    """Near-duplicates over all sources; each model has its own table."""
+
+    model: str = Field(
+        "auto",
+        description="Model whose duplicates curated_clips leaves out: auto is the first of embeddings.models, none leaves none out.",
+    )
+    eps: float | None = Field(
+        None, gt=0, lt=1, description="Largest cosine distance (1 - cosine) of near-duplicates; None takes the model's own."
+    )
+    which_to_keep: Literal["hard", "easy", "random"] | Annotated[list[RankColumn], Field(min_length=1)] = Field(
+        ["-num_pixels", "-bit_rate_bps", "source", "key"],
+        description="Of near-duplicates, the one to keep: by columns (-column: the largest first; of raw_videos, clips or clip_scores, and num_pixels), "
+        "or hard (far from its cluster's centre), easy (near it), random.",
+    )
+    n_clusters: int | None = Field(None, ge=1, le=65536, description="k-means clusters; None is one per 512 clips, at most 8192.")
+    n_probes: int = Field(16, ge=1, description="Most clusters in which a clip is compared with kept ones.")
+    exact_max_clips: int = Field(20_000, ge=0, description="Up to so many clips, each is compared with every kept one.")
