@@ -44,7 +44,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             *(build_embeddings(model) for model in config.embeddings.models),
             *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
             *(build_previews(name, config) for name in config.previews),
-            *(build_duplicates(model, list(config.clip_scores.scorers)) for model in config.embeddings.models),
+            *(build_duplicates(model, config) for model in config.embeddings.models),
             build_curated_clips(tables, model=deciding_model(config)),
             curation_status,
         ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,6 +101,12 @@ def refuse_other_uri(config: Config, name: str, uri: str) -> None:
     """
     if name in config.sources and config.sources[name].uri != uri:
         raise SettingsError(f"the settings file says that {name} is {config.sources[name].uri}; change it there, or use another name")
+
+
+def command_line(config_path: str | Path | None) -> str:
+    """Write how this command is called from here, with the settings file that was named."""
+    program = "curation-assets" if shutil.which("curation-assets") else os.path.relpath(Path(sys.executable).parent / "curation-assets")
+    return f"{program} --config {shlex.quote(os.path.relpath(config_path))}" if config_path else program
 
 
 def absolute(uri: str) -> str:

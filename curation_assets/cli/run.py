@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +18,7 @@ from curation_assets.cli.base import (
     absolute,
     cell,
     cli,
+    command_line,
     err,
     out,
     print_json,
@@ -257,8 +254,7 @@ def demo(context: click.Context, folder: Path) -> None:
     path.write_text("warehouse: ./warehouse\nsources:\n  demo: {uri: ./videos}\nclips:\n  splitter: {clip_len_s: 4}\n", encoding="utf-8")
     out.print(f"made {len(videos)} sample videos in {folder / 'videos'}")
     code = curate(path, load_config(path), {}, ["demo"], (), {}, limit=None, retry_failed=False, as_json=False)
-    command = "curation-assets" if shutil.which("curation-assets") else os.path.relpath(Path(sys.executable).parent / "curation-assets")
-    here = f"{command} --config {shlex.quote(os.path.relpath(path))}"
+    here = command_line(path)
     out.print("\nWhat failed or was cut short, and why:")
     context.obj = str(path)
     context.invoke(failures, names=(), as_json=False)
@@ -267,7 +263,7 @@ def demo(context: click.Context, folder: Path) -> None:
         f'\nNext:\n  {here} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
         f"  {here} ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
         f"  open {folder / 'contact_sheet.html'} in a browser: every clip, selected or why not\n"
-        f"  {command} run --source mine=/path/to/your/videos",
+        f"  {command_line(None)} run --source mine=/path/to/your/videos",
         markup=False,
         soft_wrap=True,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from curation_assets.cli.base import cell, cli, err, out, print_json, settings_of, source_records, source_run, with_json
+from curation_assets.cli.base import cell, cli, command_line, err, out, print_json, settings_of, source_records, source_run, with_json
 from curation_assets.settings import Config, SettingsError
 
 
@@ -135,6 +135,7 @@ def why(context: click.Context, clip_id: str, as_json: bool) -> None:
     story = clip_story(settings_of(context)[1], clip_id)
     if story is None:
         raise SettingsError(f"no clip {clip_id!r}; curation-assets sql 'select clip_id from clips' lists them")
+    story["recut"] = f"{command_line(context.obj)} cut {story['clip']['clip_id']}"
     if as_json:
         print_json(story)
         return
@@ -157,6 +158,9 @@ def why(context: click.Context, clip_id: str, as_json: bool) -> None:
         out.print(f"  frames  {item['name']}: {item['num_frames']}{fps}, {size} {item['codec']}, {item['outcome']}{detail}", markup=False)
     for view, item in story["embeddings"].items():
         out.print(f"  vector  {view}: {item['outcome']}{' (' + item['detail'] + ')' if item['detail'] else ''}", markup=False)
+    for view, item in story["files"].items():
+        what = [item["uri"] or item["outcome"], item.get("codec"), item.get("how"), item["detail"]]
+        out.print(f"  file    {view}: {', '.join(word for word in what if word)}", markup=False, soft_wrap=True)
     for view, item in story["duplicates"].items():
         for word, others in (("is a near-duplicate of", item["duplicate_of"]), ("is kept for its near-duplicate", item["kept_for"])):
             for other in others:
@@ -170,6 +174,7 @@ def why(context: click.Context, clip_id: str, as_json: bool) -> None:
         out.print("  curated not yet: the next run judges it")
     else:
         out.print("  curated " + ("selected" if curated["is_selected"] else f"left out: {', '.join(curated['reject_reasons'])}"))
+    out.print(f"  re-cut  {story['recut']}", markup=False, soft_wrap=True)
 
 
 @cli.command()

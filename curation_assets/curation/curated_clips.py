@@ -19,13 +19,16 @@ from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import OutcomeClass, codes
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import ProcessingSettings
 
 CODE_VERSION = "1"
 DUPLICATE = "duplicate"
 NOT_SCORED = "not_scored"  # the scores are still to come
+NOT_TRANSCODED = "not_transcoded"  # the file is
 _ROWS_PER_BATCH = 65536
-_READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS)]
+_NO_TRANSCODES = "(SELECT NULL::VARCHAR AS source, NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri, NULL::VARCHAR AS outcome WHERE false)"
+_READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS, TRANSCODED_CLIPS)]
 
 
 def update_curated_clips(run: CorpusRun, *, tables: Sequence[TableSpec], model: str | None) -> CorpusReport:
@@ -70,17 +73,23 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
     )
     not_scored = f"CASE WHEN s.clip_id IS NULL THEN '{NOT_SCORED}' END" if CLIP_SCORES_PIXELS in tables else "NULL"
     frame_set = run.config.embeddings.frame_set.replace("'", "''")
+    transcodes, has_files = _NO_TRANSCODES, TRANSCODED_CLIPS in tables
+    if has_files:
+        transcodes = TRANSCODED_CLIPS.view
     return f"""
         SELECT source, key, video_id, clip_id, start_ns, end_ns, uri, len(reject_reasons) = 0 AS is_selected, reject_reasons,
             {", ".join(column.name for column in SCORES)}, NULL::VARCHAR AS caption, duplicate_of
-        FROM (
-            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, NULL::VARCHAR AS uri,
+        FROM (SELECT * REPLACE (
+            CASE WHEN {has_files} AND uri IS NULL AND len(reject_reasons) = 0 THEN ['{NOT_TRANSCODED}'] ELSE reject_reasons END AS reject_reasons
+        ) FROM (
+            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, t.uri,
                 {", ".join(f"s.{column.name}" for column in SCORES)}, d.kept_id AS duplicate_of,
                 list_concat(
                     list_filter([
                         CASE WHEN f.outcome NOT IN ({usable}) THEN f.outcome END,
                         {not_scored},
-                        CASE WHEN d.clip_id IS NOT NULL THEN '{DUPLICATE}' END
+                        CASE WHEN d.clip_id IS NOT NULL THEN '{DUPLICATE}' END,
+                        CASE WHEN t.outcome NOT IN ({usable}) THEN t.outcome END
                     ]::VARCHAR[], lambda reason: reason IS NOT NULL),
                     CASE {cases} WHEN false THEN NULL ELSE []::VARCHAR[] END
                 ) AS reject_reasons
@@ -90,7 +99,8 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
             LEFT JOIN (SELECT source, clip_id, outcome FROM frame_sets WHERE name = '{frame_set}' AND clip_id IS NOT NULL) f
                 ON f.source = c.source AND f.clip_id = c.clip_id
             LEFT JOIN {duplicates} d ON d.clip_id = c.clip_id
-        ) ORDER BY source, key, start_ns, end_ns"""
+            LEFT JOIN {transcodes} t ON t.source = c.source AND t.clip_id = c.clip_id
+        )) ORDER BY source, key, start_ns, end_ns"""
 
 
 def count_reasons(run: CorpusRun) -> dict[str, int]:

@@ -25,10 +25,12 @@ from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.outcomes import OutcomeClass, codes
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import DedupSettings, SettingsError
 
 CODE_VERSION = "1"
 HISTOGRAM_BINS = 40
+_USABLE = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
 _IN_MEMORY_BYTES = 512_000_000  # more vectors than this are kept in a file
 
 
@@ -71,8 +73,17 @@ def duplicates_fingerprint(run: CorpusRun, model: str) -> str:
         CLIP_SCORES_PIXELS, ranks
     ):
         others.append(run.data_versions(CLIP_SCORES_PIXELS))
+    if run.config.transcoded_clips.enabled:
+        others.append(_failed_transcodes(run))
     others += [run.data_versions(table) for table in (RAW_VIDEOS, CLIPS) if _reads(table, ranks)]
     return fingerprint("duplicates", CODE_VERSION, model, duplicate_eps(run, model), tree, versions, thresholds, others)
+
+
+def _failed_transcodes(run: CorpusRun) -> str:
+    """Hash which clips have no file because making it failed."""
+    with run.connect() as connection:
+        ids = f"SELECT md5(string_agg(clip_id, ',' ORDER BY clip_id)) FROM {TRANSCODED_CLIPS.view} WHERE outcome NOT IN ({_USABLE})"
+        return str(connection.execute(ids).fetchall()[0][0])
 
 
 def _reads(table: TableSpec, ranks: list[str]) -> bool:
@@ -80,17 +91,23 @@ def _reads(table: TableSpec, ranks: list[str]) -> bool:
 
 
 def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
-    """List the clips to compare: those with a vector that pass their source's thresholds, best first where columns rank them, else sorted."""
+    """List the clips to compare, best first where columns rank them, else sorted: those with a vector that pass their source's thresholds, less those
+    whose file could not be made. None of the others can be selected, so nothing may be left out for them.
+    """
     which = run.config.dedup.which_to_keep
     order = "e.clip_id"
     if isinstance(which, list):
         order = ", ".join([*(_rank_sql(rank) for rank in which), order])
     view = embeddings_table(model, registry.spec(model).dim).view
-    usable = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
+    has_file, files = "", ""
+    if run.config.transcoded_clips.enabled:
+        files = f"LEFT JOIN {TRANSCODED_CLIPS.view} t ON t.source = e.source AND t.clip_id = e.clip_id"
+        has_file = f"AND coalesce(t.outcome IN ({_USABLE}), true)"
     query = f"""
         SELECT e.clip_id FROM {view} e JOIN raw_videos v USING (source, video_id) JOIN clips c ON c.source = e.source AND c.clip_id = e.clip_id
         LEFT JOIN clip_scores s ON s.source = e.source AND s.clip_id = e.clip_id
-        WHERE e.scope = 'clip' AND e.outcome IN ({usable}) AND s.kept IS NOT FALSE
+        {files}
+        WHERE e.scope = 'clip' AND e.outcome IN ({_USABLE}) AND s.kept IS NOT FALSE {has_file}
         ORDER BY {order}"""
     with run.connect() as connection:
         found = connection.execute(query).fetchnumpy()["clip_id"]

@@ -12,6 +12,7 @@ from curation_assets.curation.select import has_thresholds, reject_reason_sql
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.table import TableSpec
 
 # clip ids of fixed length in their order: any other set of clips gives another digest
 _DIGESTS = "SELECT video_id, md5(string_agg(clip_id, ',' ORDER BY clip_id)) FROM {kept} GROUP BY video_id"
@@ -19,8 +20,12 @@ _MEMBERS = "SELECT video_id, clip_id FROM {kept} WHERE video_id IN ({ids})"
 NO_CLIPS = "none"
 
 
-def kept_digests(run: SourceRun) -> tuple[dict[str, str], set[str]]:
+def kept_digests(run: SourceRun, *, without: TableSpec | None = None) -> tuple[dict[str, str], set[str]]:
     """Say which clips of every video are kept, as one digest per video.
+
+    Args:
+        run: the source.
+        without: duplicates that do not count as kept, as they are committed.
 
     Returns:
         The digest by video_id, `NO_CLIPS` for videos none of whose clips is kept; and the videos whose clips, or whose scores where there are thresholds, are
@@ -35,19 +40,19 @@ def kept_digests(run: SourceRun) -> tuple[dict[str, str], set[str]]:
         judged = ready.keys() - waiting
     digests = {identity: NO_CLIPS for identity in ready if identity not in waiting}
     if judged:
-        with _connected(run) as connection:
-            for identity, digest in connection.execute(_DIGESTS.format(kept=_kept_sql(run))).fetchall():
+        with _connected(run, without) as connection:
+            for identity, digest in connection.execute(_DIGESTS.format(kept=_kept_sql(run, without))).fetchall():
                 if identity in judged and identity in digests:
                     digests[identity] = digest
     return digests, waiting
 
 
-def kept_clips(run: SourceRun, video_ids: Sequence[str]) -> dict[str, list[str]]:
+def kept_clips(run: SourceRun, video_ids: Sequence[str], *, without: TableSpec | None = None) -> dict[str, list[str]]:
     """List the ids of the kept clips of some videos, sorted, by video_id; videos without any are left out."""
     ids = ", ".join(f"'{identity}'" for identity in video_ids)
     found: dict[str, list[str]] = {}
-    with _connected(run) as connection:
-        for identity, clip in connection.execute(_MEMBERS.format(kept=_kept_sql(run), ids=ids)).fetchall():
+    with _connected(run, without) as connection:
+        for identity, clip in connection.execute(_MEMBERS.format(kept=_kept_sql(run, without), ids=ids)).fetchall():
             found.setdefault(identity, []).append(clip)
     return {identity: sorted(clips) for identity, clips in found.items()}
 
@@ -64,16 +69,17 @@ def _judges(run: SourceRun) -> bool:
     return "pixels" in settings.scorers and has_thresholds(settings.thresholds)
 
 
-def _kept_sql(run: SourceRun) -> str:
-    return "(SELECT video_id, clip_id FROM clip_scores WHERE kept)" if _judges(run) else "(SELECT video_id, clip_id FROM clips)"
+def _kept_sql(run: SourceRun, without: TableSpec | None) -> str:
+    left_out = f"clip_id NOT IN (SELECT clip_id FROM {without.view})" if without is not None else "true"
+    return f"(SELECT video_id, clip_id FROM {'clip_scores WHERE kept' if _judges(run) else 'clips WHERE true'} AND {left_out})"
 
 
 @contextmanager
-def _connected(run: SourceRun) -> Iterator[Any]:
+def _connected(run: SourceRun, without: TableSpec | None) -> Iterator[Any]:
     from curation_assets.storage.views import connect  # DuckDB, which the definitions load without
 
     reject = {run.source: reject_reason_sql(run.settings.clip_scores.thresholds)}
     warehouse = run.warehouse
-    specs = [CLIPS, CLIP_SCORES_PIXELS]
+    specs = [CLIPS, CLIP_SCORES_PIXELS, *([without] if without is not None else [])]
     with connect(warehouse.layout, specs, [run.source], storage_options=warehouse.storage_options, reject_sql=reject) as connection:
         yield connection

@@ -38,6 +38,7 @@ class MediaStage:
         function: the worker.
         build_job: makes the worker's argument for some clips of a video; called as the work is drawn.
         also_ready: by video_id, what a file is made from beside the video, and the videos whose part of it is not up to date; None where that is nothing.
+        without: duplicates that are left out as they are committed; None leaves none out.
     """
 
     spec: TableSpec
@@ -46,11 +47,12 @@ class MediaStage:
     function: Callable[[Any], Result]
     build_job: Callable[[SourceRun, SplitVideo, MediaJob], AnyJob]
     also_ready: Callable[[SourceRun], tuple[Mapping[str, str], set[str]]] | None = None
+    without: TableSpec | None = None
 
 
 def expected_media(run: SourceRun, stage: MediaStage) -> Expected:
     """Say which videos one stage's table should hold."""
-    digests, waiting = kept_digests(run)
+    digests, waiting = kept_digests(run, without=stage.without)
     ready: Mapping[str, str] = {}
     if stage.also_ready is not None:
         ready, more = stage.also_ready(run)
@@ -125,7 +127,7 @@ class _Planner:
         also = stage.also_ready(run)[0] if stage.also_ready is not None else {}
         for group in batched(work, _VIDEOS_PER_READ):
             videos = read_videos(run, group)
-            kept = kept_clips(run, group)
+            kept = kept_clips(run, group, without=stage.without)
             stored = _stored_rows(run.table(stage.spec), group)
             for identity in group:
                 video, wanted = videos.get(identity), kept.get(identity, [])

@@ -77,21 +77,28 @@ def look_at_previews(run: SourceRun, *, name: str) -> str | None:
             data = run.warehouse.store.get(key_of(run, str(row["uri"])))
         except NotFound:
             continue
-        animations.append(_pictures(data))
+        animations.append(preview_pictures(data, _CELL_PX))
     return f"{summary}\n\n{_moving_sheet(animations)}" if animations else summary
 
 
-def _pictures(data: bytes) -> list[Image.Image]:
-    """Decode the first pictures of a preview, fitted to a cell."""
+def preview_pictures(data: bytes, size_px: tuple[int, int]) -> list[Image.Image]:
+    """Decode the first pictures of a preview, fitted to (width, height)."""
     pictures = []
     with Image.open(io.BytesIO(data)) as image:
         for number, frame in enumerate(ImageSequence.Iterator(image)):
             if number == _MOST_PICTURES:
                 break
             picture = frame.convert("RGB")
-            picture.thumbnail(_CELL_PX)
+            picture.thumbnail(size_px)
             pictures.append(picture)
     return pictures
+
+
+def encode_moving(pictures: list[Image.Image]) -> bytes:
+    """Encode pictures of one size as a small WebP that repeats."""
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=_PICTURE_MS, loop=0, quality=_QUALITY, method=2)
+    return buffer.getvalue()
 
 
 def _moving_sheet(animations: list[list[Image.Image]]) -> str:
@@ -108,8 +115,7 @@ def _moving_sheet(animations: list[list[Image.Image]]) -> str:
                 left, top = place % _COLUMNS * (width + 4) + 2, place // _COLUMNS * (height + 4) + 2
                 sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
             sheets.append(sheet)
-        buffer = io.BytesIO()
-        sheets[0].save(buffer, "WEBP", save_all=True, append_images=sheets[1:], duration=_PICTURE_MS, loop=0, quality=_QUALITY, method=2)
-        if buffer.tell() <= _MOST_SHEET_BYTES or most == 1:
-            return f"![previews](data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+        data = encode_moving(sheets)
+        if len(data) <= _MOST_SHEET_BYTES or most == 1:
+            return f"![previews](data:image/webp;base64,{base64.b64encode(data).decode()})"
         most = max(1, most // 2)

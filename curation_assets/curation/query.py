@@ -10,6 +10,7 @@ from curation_assets.configuration import resolve_settings
 from curation_assets.curation.select import reject_reason_sql
 from curation_assets.curation.warehouse import Warehouse, corpus_specs, table_specs
 from curation_assets.models import registry
+from curation_assets.schemas import names
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
@@ -82,6 +83,25 @@ def _named(found: list[dict[str, Any]], rows: Callable[[str, Sequence[Any]], lis
     return [{**row, **next(iter(rows(query, [row["clip_id"]])), {})} for row in found[:_MOST_NAMED]]
 
 
+def find_clip(connection: views.SqlConnection, clip_id: str) -> dict[str, Any] | None:
+    """Find a clip by its id or by the beginning of it; None when there is none.
+
+    Raises:
+        SettingsError: several clips begin so.
+    """
+    clips = views.json_rows(connection.execute("SELECT * FROM clips WHERE clip_id = ?", [clip_id]))
+    if not clips:  # a range, which the scan takes over; a function of the column it would not
+        found = connection.execute(
+            "SELECT * FROM clips WHERE clip_id >= ? AND clip_id < ? ORDER BY clip_id", [clip_id, clip_id + chr(0x10FFFF)]
+        )
+        clips = views.json_rows(found)
+    ids = list(dict.fromkeys(row["clip_id"] for row in clips))
+    if len(ids) > 1:
+        some = ", ".join(ids[:_SOME_IDS]) + (", …" if len(ids) > _SOME_IDS else "")
+        raise SettingsError(f"{len(ids)} clips begin with {clip_id!r}: {some}; give more of the id")
+    return clips[0] if clips else None
+
+
 def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
     """Gather what the tables say of one clip.
 
@@ -90,7 +110,7 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         clip_id: the clip, or the beginning of its id.
 
     Returns:
-        The clip, its video (None when it has left the source), scores with the verdict, frame sets, embeddings, what it duplicates or is kept for, and
+        The clip, its video (None when it has left the source), scores with the verdict, frame sets, embeddings, files, what it duplicates or is kept for, and
         whether it is selected; None when there is no such clip.
 
     Raises:
@@ -101,16 +121,10 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         def rows(query: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
             return views.json_rows(connection.execute(query, list(parameters)))
 
-        clips = rows("SELECT * FROM clips WHERE clip_id = ?", [clip_id])
-        if not clips:  # a range, which the scan takes over; a function of the column it would not
-            clips = rows("SELECT * FROM clips WHERE clip_id >= ? AND clip_id < ? ORDER BY clip_id", [clip_id, clip_id + chr(0x10FFFF)])
-        if not clips:
+        clip = find_clip(connection, clip_id)
+        if clip is None:
             return None
-        found_ids = list(dict.fromkeys(row["clip_id"] for row in clips))
-        if len(found_ids) > 1:
-            some = ", ".join(found_ids[:_SOME_IDS]) + (", …" if len(found_ids) > _SOME_IDS else "")
-            raise SettingsError(f"{len(found_ids)} clips begin with {clip_id!r}: {some}; give more of the id")
-        clip, clip_id = clips[0], found_ids[0]
+        clip_id = clip["clip_id"]
         story: dict[str, Any] = {"clip": clip}
         videos = rows("SELECT * FROM raw_videos WHERE source = ? AND video_id = ?", [clip["source"], clip["video_id"]])
         story["video"] = videos[0] if videos else None
@@ -125,6 +139,12 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
             for spec in table_specs(config)
             if spec.asset.startswith("embeddings/")
             and (found := rows(f"SELECT outcome, detail FROM {spec.view} WHERE source = ? AND clip_id = ?", [clip["source"], clip_id]))
+        }
+        story["files"] = {
+            spec.view: found[0]
+            for spec in table_specs(config)
+            if spec is TRANSCODED_CLIPS or spec.asset.startswith(f"{names.PREVIEWS}/")
+            if (found := rows(f"SELECT * FROM {spec.view} WHERE source = ? AND clip_id = ?", [clip["source"], clip_id]))
         }
         story["duplicates"] = {
             spec.view: {

@@ -6,12 +6,17 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_looks import clip_frames
+from curation_assets.curation.media_files import key_of
+from curation_assets.curation.media_looks import encode_moving, preview_pictures
+from curation_assets.schemas.previews import previews_table
+from curation_assets.storage.errors import NotFound
 
 MOST_CLIPS = 240
 _PICTURE_PX = (240, 180)
@@ -33,12 +38,13 @@ def render_sheet(run: CorpusRun, *, most_clips: int = MOST_CLIPS) -> str:
         run: all sources.
         most_clips: clips on it; of more, every n-th in the order of source, key and time.
     """
-    query = "SELECT source, key, clip_id, start_ns, end_ns, is_selected, reject_reasons, duplicate_of FROM curated_clips ORDER BY source, key, start_ns, end_ns"
+    columns = "source, key, clip_id, start_ns, end_ns, uri, is_selected, reject_reasons, duplicate_of"
+    order = "ORDER BY source, key, start_ns, end_ns"
     with run.connect() as connection:
         total, num_selected = connection.execute("SELECT count(*), count(*) FILTER (WHERE is_selected) FROM curated_clips").fetchall()[0]
         step = max(1, -(-total // most_clips))
-        numbered = f"SELECT * FROM (SELECT *, row_number() OVER (ORDER BY source, key, start_ns, end_ns) AS place FROM ({query})) WHERE place % {step} = 1 % {step}"
-        rows = connection.execute(f"{numbered} ORDER BY place")
+        numbered = f"SELECT {columns}, row_number() OVER ({order}) AS place FROM curated_clips"
+        rows = connection.execute(f"SELECT * FROM ({numbered}) WHERE place % {step} = 1 % {step} ORDER BY place")
         names = [column[0] for column in rows.description]
         clips = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
         kept = [clip["duplicate_of"] for clip in clips if clip["duplicate_of"]]
@@ -49,8 +55,9 @@ def render_sheet(run: CorpusRun, *, most_clips: int = MOST_CLIPS) -> str:
                 f"SELECT clip_id, key, start_ns FROM curated_clips WHERE clip_id IN ({marks})", kept
             ).fetchall()
         }
-    frames = clip_frames(run, [clip["clip_id"] for clip in clips])
-    pictures = {clip: ("image/jpeg", _to_jpeg(frame)) for clip, frame in frames.items()}
+    pictures = _previews(run, clips)
+    frames = clip_frames(run, [clip["clip_id"] for clip in clips if clip["clip_id"] not in pictures])
+    pictures |= {clip: ("image/jpeg", _to_jpeg(frame)) for clip, frame in frames.items()}
     shown = f"{len(clips):,} of {total:,} clips shown, {num_selected:,} of all selected"
     figures = "\n".join(_figure(clip, pictures.get(clip["clip_id"]), places) for clip in clips)
     return (
@@ -61,12 +68,30 @@ def render_sheet(run: CorpusRun, *, most_clips: int = MOST_CLIPS) -> str:
     )
 
 
+def _previews(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tuple[str, bytes]]:
+    """Read the first preview of the settings of some clips, where there is one, made smaller."""
+    pictures: dict[str, tuple[str, bytes]] = {}
+    for name in list(run.config.previews)[:1]:
+        for source in dict.fromkeys(clip["source"] for clip in clips):
+            own = run.source_run(source)
+            ids = ", ".join(f"'{clip['clip_id']}'" for clip in clips if clip["source"] == source)
+            for row in own.read(previews_table(name), ["clip_id", "uri"], where=f"uri IS NOT NULL AND clip_id IN ({ids})").to_pylist():
+                try:
+                    data = run.warehouse.store.get(key_of(own, row["uri"]))
+                except NotFound:
+                    continue  # the check media_exists tells
+                pictures[row["clip_id"]] = ("image/webp", encode_moving(preview_pictures(data, _PICTURE_PX)))
+    return pictures
+
+
 def _figure(clip: dict[str, Any], picture: tuple[str, bytes] | None, places: dict[str, str]) -> str:
     kind = "in" if clip["is_selected"] else "out"
     word = "selected" if clip["is_selected"] else _reasons(clip["reject_reasons"], places.get(clip["duplicate_of"] or ""))
     image = "<div></div>"
     if picture is not None:
         image = f"<img loading=lazy alt='' src='data:{picture[0]};base64,{base64.b64encode(picture[1]).decode()}'>"
+    if str(clip["uri"]).startswith("/"):
+        image = f"<a href='{escape(Path(clip['uri']).as_uri())}' title='open the clip'>{image}</a>"
     where = f"{escape(clip['source'])}/{escape(str(clip['key']))}"
     span = f"{clip['start_ns'] / 1e9:.2f} to {clip['end_ns'] / 1e9:.2f} s"
     return f"<figure class={kind}>{image}<figcaption><b class={kind}>{escape(word)}</b><br>{where}<br>{span}<br><small>{clip['clip_id']}</small></figcaption></figure>"

@@ -10,14 +10,15 @@ from curation_assets.curation.incremental import StageReport
 from curation_assets.curation.kept_media import MediaStage, expected_media, update_kept_media
 from curation_assets.curation.media_workers import MediaJob, TranscodeJob, transcode_piece
 from curation_assets.curation.reading import ObjectRef
-from curation_assets.curation.warehouse import SourceRun
+from curation_assets.curation.warehouse import SourceRun, deciding_model
 from curation_assets.media.encoders import EncoderSpec, missing_encoder
 from curation_assets.media.transcode import TranscodeSpec
+from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
-from curation_assets.settings import SettingsError, TranscodedClipsSettings
+from curation_assets.settings import ProcessingSettings, SettingsError, TranscodedClipsSettings
 
 CODE_VERSION = "1"
-_NO_CHANGE_OF_BYTES = {"enabled", "encoder_threads"}
+_NO_CHANGE_OF_BYTES = {"enabled", "encoder_threads", "skip_duplicates"}
 
 
 def update_transcoded_clips(run: SourceRun) -> StageReport:
@@ -28,12 +29,12 @@ def update_transcoded_clips(run: SourceRun) -> StageReport:
         StoreError: a disk is full, or may not be written.
     """
     check_encoders([run.settings.transcoded_clips])
-    return update_kept_media(run, _stage(run.settings.transcoded_clips))
+    return update_kept_media(run, _stage(run.settings))
 
 
 def expected_transcoded_clips(run: SourceRun) -> Expected:
     """Say which videos the table should hold."""
-    return expected_media(run, _stage(run.settings.transcoded_clips))
+    return expected_media(run, _stage(run.settings))
 
 
 def check_encoders(all_settings: Sequence[TranscodedClipsSettings]) -> None:
@@ -44,12 +45,17 @@ def check_encoders(all_settings: Sequence[TranscodedClipsSettings]) -> None:
     """
     for settings in all_settings:
         if settings.enabled and settings.way != "copy":
-            problem = missing_encoder(_spec(settings).encoder)
+            problem = missing_encoder(transcode_spec(settings).encoder)
             if problem is not None:
                 raise SettingsError(f"transcoded_clips.encoder: {problem}")
 
 
-def _spec(settings: TranscodedClipsSettings) -> TranscodeSpec:
+def transcode_spec(settings: TranscodedClipsSettings) -> TranscodeSpec:
+    """Build what `media` needs to know.
+
+    Raises:
+        SettingsError: the settings contradict each other.
+    """
     try:
         encoder = EncoderSpec(
             name=settings.encoder,
@@ -66,10 +72,13 @@ def _spec(settings: TranscodedClipsSettings) -> TranscodeSpec:
         raise SettingsError(f"transcoded_clips: {error}") from error
 
 
-def _stage(settings: TranscodedClipsSettings) -> MediaStage:
+def _stage(processing: ProcessingSettings) -> MediaStage:
+    settings = processing.transcoded_clips
+
     def build_job(run: SourceRun, video: SplitVideo, media: MediaJob) -> TranscodeJob:
         ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
-        return TranscodeJob(media, ref, video.index, _spec(settings))
+        return TranscodeJob(media, ref, video.index, transcode_spec(settings))
 
     recipe = [CODE_VERSION, settings.model_dump(mode="json", exclude=_NO_CHANGE_OF_BYTES)]
-    return MediaStage(TRANSCODED_CLIPS, "mp4", recipe, transcode_piece, build_job)
+    model = deciding_model(processing) if settings.skip_duplicates else None
+    return MediaStage(TRANSCODED_CLIPS, "mp4", recipe, transcode_piece, build_job, without=duplicates_table(model) if model else None)

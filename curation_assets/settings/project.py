@@ -70,6 +70,13 @@ class ProcessingSettings(Model):
         return value
 
     @model_validator(mode="after")
+    def _thresholds_have_scores(self) -> ProcessingSettings:
+        limits = self.clip_scores.thresholds.model_dump(exclude_none=True)
+        if limits and not self.clip_scores.scorers:
+            raise ValueError(f"clip_scores.thresholds has {', '.join(limits)}, but no scorer runs; name one in clip_scores.scorers")
+        return self
+
+    @model_validator(mode="after")
     def _embeddings_have_frames(self) -> ProcessingSettings:
         if self.embeddings.models:
             name = self.embeddings.frame_set

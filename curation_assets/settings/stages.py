@@ -185,6 +185,11 @@ class TranscodedClipsSettings(Model):
     audio: Literal["keep", "drop"] = Field("keep", description="keep: copied where MP4 holds the codec, else AAC.")
     hdr: Literal["tonemap", "keep"] = Field("tonemap", description="tonemap: HDR becomes 8-bit BT.709. keep: 10 bits and its tags.")
 
+    skip_duplicates: bool = Field(
+        False,
+        description="Make no files of clips that the last committed duplicates of dedup.model name; those are not made anew for this.",
+    )
+
     @model_validator(mode="after")
     def _one_rate(self) -> TranscodedClipsSettings:
         if self.quality is not None and self.bit_rate_bps is not None:

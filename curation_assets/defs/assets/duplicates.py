@@ -16,19 +16,25 @@ from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
+from curation_assets.settings import Config
 
 
-def build_duplicates(model: str, scorers: list[str]) -> dg.AssetsDefinition:
+def build_duplicates(model: str, config: Config) -> dg.AssetsDefinition:
     """Build the asset of one model."""
     table = duplicates_table(model)
     deps = [embeddings_table(model, registry.spec(model).dim).asset_key, RAW_VIDEOS.asset_key]
+    if "pixels" in config.clip_scores.scorers:
+        deps.append(CLIP_SCORES_PIXELS.asset_key)
+    if config.transcoded_clips.enabled:
+        deps.append(TRANSCODED_CLIPS.asset_key)
     spec = asset_spec(
         table,
         description=f"Clips that are near-duplicates of a kept one by {model}: k-means, then cosine with kept clips in every cluster that may hold one.",
         code_version=f"{CODE_VERSION}-{registry.spec(model).revision}",
         group="corpus",
         kinds={"lance", "faiss"},
-        deps=[*deps, *([CLIP_SCORES_PIXELS.asset_key] if "pixels" in scorers else [])],
+        deps=deps,
     )
 
     @dg.multi_asset(name=table.view, specs=[spec], check_specs=check_specs(table, ["referential_integrity", "no_chains"]))
