@@ -145,6 +145,18 @@ def test_demo(call, place):
     assert code == 0, err
     assert "not_a_video" in out
     assert "truncated" in out
+    assert "11 clips: 8 selected, 3 near-duplicates left out; 8 copied and 3 encoded as MP4" in out
+    assert (place / "demo" / "contact_sheet.html").read_text().count("data:image/webp") == 11
+    why = next(line for line in out.splitlines() if "--config" in line and " why " in line).split("curation-assets ", 1)[1].split("  ", 1)[0]
+    code, story, err = call(*shlex.split(why))
+    assert code == 0, err
+    assert "curated left out: duplicate" in story
+    recut = next(line for line in story.splitlines() if "re-cut" in line).split("curation-assets ", 1)[1]
+    code, told, err = call(*shlex.split(recut), "--set", "transcoded_clips.way=encode", "-o", "again.mp4")
+    assert code == 0, err
+    assert "100 frames, 4.000 s, h264, encode" in told
+    assert (place / "again.mp4").stat().st_size > 1000
+    assert call(*shlex.split(recut), "-o", "missing/again.mp4")[0] == 2
     commands = [line.split("curation-assets ", 1)[1] for line in out.splitlines() if "curation-assets --config" in line and " sql " in line]
     code, out, err = call(*shlex.split(commands[0]), "--json")
     assert code == 0, err

@@ -259,12 +259,31 @@ def demo(context: click.Context, folder: Path) -> None:
     context.obj = str(path)
     context.invoke(failures, names=(), as_json=False)
     write_page(load_config(path), folder / "contact_sheet.html")
+    left_out = _tell_of_files(load_config(path))
     out.print(
         f'\nNext:\n  {here} sql "select key, count(*) as clips from clips join raw_videos using (video_id) group by key"\n'
         f"  {here} ui      (the same run in Dagster's UI, on http://127.0.0.1:3000)\n"
-        f"  open {folder / 'contact_sheet.html'} in a browser: every clip, selected or why not\n"
+        f"  open {folder / 'contact_sheet.html'} in a browser: every clip moving, selected or why not\n"
+        f"  {here} why {left_out}      (the whole story of a clip that was left out)\n"
         f"  {command_line(None)} run --source mine=/path/to/your/videos",
         markup=False,
         soft_wrap=True,
     )
     context.exit(code)
+
+
+def _tell_of_files(config: Config) -> str:
+    """Say what the files are and where; return the id of a clip that was left out."""
+    from curation_assets.curation.query import connect_config
+
+    query = """SELECT count(*), count(*) FILTER (is_selected), count(duplicate_of), count(*) FILTER (how = 'copy'), count(*) FILTER (how = 'encode'),
+        min(clip_id) FILTER (NOT is_selected) FROM curated_clips LEFT JOIN transcoded_clips USING (clip_id)"""
+    with connect_config(config) as connection:
+        num_clips, num_selected, num_duplicates, num_copied, num_encoded, left_out = connection.execute(query).fetchall()[0]
+    out.print(
+        f"\n{num_clips} clips: {num_selected} selected, {num_duplicates} near-duplicates left out; {num_copied} copied and {num_encoded} encoded as MP4 "
+        f"under {config.warehouse}/media",
+        markup=False,
+        soft_wrap=True,
+    )
+    return str(left_out)

@@ -82,7 +82,7 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
         FROM (SELECT * REPLACE (
             CASE WHEN {has_files} AND uri IS NULL AND len(reject_reasons) = 0 THEN ['{NOT_TRANSCODED}'] ELSE reject_reasons END AS reject_reasons
         ) FROM (
-            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, t.uri,
+            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, substr(t.uri, {len(run.warehouse.layout.uri("")) + 1}) AS uri,
                 {", ".join(f"s.{column.name}" for column in SCORES)}, d.kept_id AS duplicate_of,
                 list_concat(
                     list_filter([

@@ -15,7 +15,7 @@ from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_sets import SplitVideo, read_videos
 from curation_assets.curation.incremental import Plan, StageReport, batched, on_engine, run_stage
 from curation_assets.curation.kept import digest_of, kept_clips, kept_digests
-from curation_assets.curation.media_files import delete_media, key_of, media_keys, sweep_media, work_folder
+from curation_assets.curation.media_files import delete_media, media_keys, sweep_media, work_folder
 from curation_assets.curation.media_workers import AnyJob, MediaClip, MediaJob, carry_over, media_failed
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import SourceRun
@@ -101,7 +101,7 @@ def update_kept_media(run: SourceRun, stage: MediaStage) -> StageReport:
         for group in batched(gone, _VIDEOS_PER_READ):
             left = [row for rows in _stored_rows(run.table(spec), group).values() for row in rows]
             run.table(spec).delete_videos(group)
-            delete_media(run, {key_of(run, row["uri"]) for row in left if row["uri"]})
+            delete_media(run, {row["uri"] for row in left if row["uri"]})
         delete_media(run, planner.obsolete)
         if work or gone:
             sweep_media(run, spec)
@@ -151,8 +151,8 @@ class _Planner:
             clip = clips.get(row["clip_id"])
             if clip is not None and row["clip_fingerprint"] == clip.fingerprint and self._may_stay(row):
                 carried.append({name: row[name] for name in (*self._own, "row_id", "outcome", "detail", "content_hash")})
-            elif row["uri"] and (clip is None or key_of(run, row["uri"]) != clip.key):
-                self.obsolete.add(key_of(run, row["uri"]))
+            elif row["uri"] and (clip is None or row["uri"] != clip.key):
+                self.obsolete.add(row["uri"])
         done = {row["clip_id"] for row in carried}
         left = [clip for clip in clips.values() if clip.clip_id not in done]
         groups = list(batched(left, run.settings.engine.clips_per_chunk))
@@ -165,7 +165,7 @@ class _Planner:
         kind = outcome_class(row["outcome"])
         if kind is OutcomeClass.FAILED:
             return not self._run.retry_failed
-        is_there = self._present is None or (row["uri"] is not None and key_of(self._run, row["uri"]) in self._present)
+        is_there = self._present is None or (row["uri"] is not None and row["uri"] in self._present)
         return kind in (OutcomeClass.OK, OutcomeClass.PARTIAL) and is_there
 
 
@@ -198,7 +198,7 @@ def _stored_rows(table: VideoTable, video_ids: Sequence[str]) -> dict[str, list[
 
 def _videos_without_files(run: SourceRun, spec: TableSpec, present: set[str]) -> list[str]:
     rows = run.read(spec, ["video_id", "uri"], where="uri IS NOT NULL").to_pylist()
-    return list(dict.fromkeys(row["video_id"] for row in rows if key_of(run, row["uri"]) not in present))
+    return list(dict.fromkeys(row["video_id"] for row in rows if row["uri"] not in present))
 
 
 def _etags(run: SourceRun) -> dict[str, str]:

@@ -31,11 +31,6 @@ def media_keys(run: SourceRun, spec: TableSpec) -> set[str]:
         return set()
 
 
-def key_of(run: SourceRun, uri: str) -> str:
-    """Return the key of a media file from the URI in its row."""
-    return uri.removeprefix(run.warehouse.layout.uri(""))
-
-
 def delete_media(run: SourceRun, keys: Collection[str]) -> None:
     """Delete media files; those that do not exist are fine."""
     for key in sorted(keys):
@@ -57,7 +52,7 @@ def sweep_media(run: SourceRun, spec: TableSpec, *, older_than: timedelta = ORPH
     named: list[int] = []
     if snapshot is not None:
         for batch in snapshot.all_items(["uri"], where="uri IS NOT NULL"):
-            named.extend(_short(key_of(run, uri)) for uri in batch.column("uri").to_pylist())
+            named.extend(_short(uri) for uri in batch.column("uri").to_pylist())
     # eight bytes each: a source may have millions. Two keys with one hash would only keep a file too long
     known = np.unique(np.array(named, dtype=np.uint64))
     before = datetime.now(UTC) - older_than

@@ -9,7 +9,6 @@ from collections import Counter
 from PIL import Image, ImageSequence
 
 from curation_assets.curation.looks import contact_sheet, spread
-from curation_assets.curation.media_files import key_of
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.media.errors import MediaError
 from curation_assets.media.source import open_container
@@ -49,7 +48,7 @@ def _first_pictures(run: SourceRun) -> str:
     rows = spread(run.read(TRANSCODED_CLIPS, ["clip_id", "how", "uri"], where="uri IS NOT NULL"))
     thumbs = []
     for row in rows:
-        key = key_of(run, str(row["uri"]))
+        key = str(row["uri"])
         path = run.warehouse.store.local_path(key)
         try:
             with open_container(str(path) if path else run.warehouse.store.open_reader(key)) as container:
@@ -74,7 +73,7 @@ def look_at_previews(run: SourceRun, *, name: str) -> str | None:
     animations = []
     for row in spread(rows):
         try:
-            data = run.warehouse.store.get(key_of(run, str(row["uri"])))
+            data = run.warehouse.store.get(str(row["uri"]))
         except NotFound:
             continue
         animations.append(preview_pictures(data, _CELL_PX))

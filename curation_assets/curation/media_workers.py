@@ -247,7 +247,7 @@ def _put_all(job: MediaJob, make: Callable[[Path], Iterator[tuple[str, Outcome, 
                         store.put_file(clip.key, path)
                         put.append(clip.key)
                         path.unlink()
-                        uri = store.uri(clip.key)
+                        uri = clip.key
                     rows[clip_id] = media_row(job, clip, outcome, detail, columns, uri=uri)
             except MediaError as error:
                 if error.outcome is Outcome.CHANGED:

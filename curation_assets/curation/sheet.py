@@ -13,7 +13,6 @@ from PIL import Image
 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_looks import clip_frames
-from curation_assets.curation.media_files import key_of
 from curation_assets.curation.media_looks import encode_moving, preview_pictures
 from curation_assets.schemas.previews import previews_table
 from curation_assets.storage.errors import NotFound
@@ -77,7 +76,7 @@ def _previews(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tupl
             ids = ", ".join(f"'{clip['clip_id']}'" for clip in clips if clip["source"] == source)
             for row in own.read(previews_table(name), ["clip_id", "uri"], where=f"uri IS NOT NULL AND clip_id IN ({ids})").to_pylist():
                 try:
-                    data = run.warehouse.store.get(key_of(own, row["uri"]))
+                    data = run.warehouse.store.get(row["uri"])
                 except NotFound:
                     continue  # the check media_exists tells
                 pictures[row["clip_id"]] = ("image/webp", encode_moving(preview_pictures(data, _PICTURE_PX)))

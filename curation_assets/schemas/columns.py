@@ -13,12 +13,13 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: Arrow type, and what a value means."""
+    """One column: Arrow type, and what a value means; `is_media_key`: the table has a key in the warehouse, of which the view makes the URI."""
 
     name: str
     type: pa.DataType
     meaning: str
     nullable: bool = True
+    is_media_key: bool = False
 
     def field(self) -> pa.Field:
         """Build the Arrow field, its meaning in the field's metadata."""
@@ -128,7 +129,12 @@ SIMILARITY = Column("similarity", pa.float32(), "Cosine of the two clips' vector
 CLUSTER = Column("cluster", INT64, "The duplicate's k-means cluster; numbers mean nothing beyond one run.", nullable=False)
 
 # curated clips
-MEDIA_URI = Column("uri", STRING, "The encoded clip; NULL where clips are not encoded, or not yet.")
+MEDIA_URI = Column(
+    "uri",
+    STRING,
+    "The clip's file, NULL where there is none. In the Lance table: its key in the warehouse, which may be moved.",
+    is_media_key=True,
+)
 IS_SELECTED = Column("is_selected", BOOL, "Whether nothing speaks against the clip.", nullable=False)
 REJECT_REASONS = Column(
     "reject_reasons", pa.list_(STRING), "Reason codes of all that speaks against the clip; empty when it is selected.", nullable=False

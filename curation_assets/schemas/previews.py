@@ -16,7 +16,7 @@ def previews_table(name: str) -> TableSpec:
     return TableSpec(
         asset=f"{names.PREVIEWS}/{name}",
         view=f"previews_{re.sub('[^A-Za-z0-9]', '_', name)}",
-        columns=(c.CLIP_ID, c.URI, c.HEIGHT_PX, c.WIDTH_PX, c.FPS, c.NUM_FRAMES, c.SIZE_BYTES, c.CLIP_FINGERPRINT),
+        columns=(c.CLIP_ID, c.MEDIA_URI, c.HEIGHT_PX, c.WIDTH_PX, c.FPS, c.NUM_FRAMES, c.SIZE_BYTES, c.CLIP_FINGERPRINT),
         view_columns=(
             "source", "video_id", "clip_id", "outcome", "detail", "uri", "height_px", "width_px", "fps", "num_frames", "size_bytes",
         ),

@@ -38,6 +38,11 @@ class TableSpec:
         return pa.schema([column.field() for column in (*(() if self.is_corpus else BOOKKEEPING), *self.columns)])
 
     @property
+    def media_keys(self) -> frozenset[str]:
+        """Names of the columns that are keys in the warehouse."""
+        return frozenset(column.name for column in self.columns if column.is_media_key)
+
+    @property
     def asset_key(self) -> list[str]:
         """Dagster asset key path."""
         return self.asset.split("/")

@@ -10,7 +10,7 @@ TRANSCODED_CLIPS = TableSpec(
     asset=names.TRANSCODED_CLIPS,
     view="transcoded_clips",
     columns=(
-        c.CLIP_ID, c.URI, c.HOW, c.CODEC, c.SIZE_BYTES, c.NUM_FRAMES,
+        c.CLIP_ID, c.MEDIA_URI, c.HOW, c.CODEC, c.SIZE_BYTES, c.NUM_FRAMES,
         replace(c.DURATION_NS, meaning="Duration of the file's video in nanoseconds, measured by opening it."),
         c.SHA256, c.WIDTH_PX, c.HEIGHT_PX, c.HAS_AUDIO, c.CLIP_FINGERPRINT,
     ),

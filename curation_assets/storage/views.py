@@ -125,7 +125,12 @@ class SqlConnection:
     def _make_view(self, spec: TableSpec) -> None:
         table = f"_{spec.view}_rows"
         self._register(table, spec)
-        plain = f"SELECT {', '.join(map(_identifier, spec.view_columns))} FROM {_identifier(table)}"
+        root = _literal(self._layout.uri(""))
+        columns = (
+            f"{root} || {_identifier(name)} AS {_identifier(name)}" if name in spec.media_keys else _identifier(name)
+            for name in spec.view_columns
+        )
+        plain = f"SELECT {', '.join(columns)} FROM {_identifier(table)}"
         select = self._scores_sql(spec, table) if spec.view == SCORES_VIEW else plain
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
 

@@ -20,7 +20,7 @@ from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.settings import SettingsError
 from curation_assets.storage.tables import VideoTable
 from curation_assets_tests import makevideo
-from curation_assets_tests.curation.project import STAGES
+from curation_assets_tests.curation.project import MEDIA_STAGES, STAGES
 
 MODEL = "fingerprint"
 
@@ -28,13 +28,15 @@ MODEL = "fingerprint"
 class Corpus:
     """Two sources with settings in a file."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, with_media=False):
         self.folder = folder
+        self.with_media = with_media
         self.write("")
 
     def write(self, more):
-        sources = "sources: {a: {uri: videos/a}, b: {uri: videos/b}}\n"
-        (self.folder / "curation.yaml").write_text(f"{sources}clips: {{splitter: {{clip_len_s: 2, min_clip_len_s: 0.5}}}}\n{more}\n")
+        sources = "" if "sources:" in more else "sources: {a: {uri: videos/a}, b: {uri: videos/b}}\n"
+        media = "" if self.with_media else "transcoded_clips: {enabled: false}\npreviews: {}\n"
+        (self.folder / "curation.yaml").write_text(f"{sources}{media}clips: {{splitter: {{clip_len_s: 2, min_clip_len_s: 0.5}}}}\n{more}\n")
 
     @property
     def config(self):
@@ -48,7 +50,7 @@ class Corpus:
             record = warehouse.registry.get(name)
             settings = resolve_settings(config.processing(), record.settings)
             run = SourceRun(record, settings, warehouse, LocalEngine(workers=0))
-            for update in STAGES.values():
+            for update in (MEDIA_STAGES if self.with_media else STAGES).values():
                 update(run)
 
     @property
@@ -145,9 +147,7 @@ def test_what_the_thresholds_reject_is_not_what_others_are_kept_for(corpus):
     corpus.update()
     assert corpus.sql("select distinct key from curated_clips where duplicate_of is not null") == [("copy.mp4",)]
     text = "sources: {a: {uri: videos/a, settings: {clip_scores: {thresholds: {max_motion_mean: 0, min_sharpness: 0.9}}}}, b: {uri: videos/b}}\n"
-    (corpus.folder / "curation.yaml").write_text(
-        text + "clips: {splitter: {clip_len_s: 2, min_clip_len_s: 0.5}}\ndedup: {which_to_keep: [source]}\n"
-    )
+    corpus.write(text + "dedup: {which_to_keep: [source]}\n")
     corpus.curate("a", "b")
     corpus.update()
     rows = corpus.sql("select key, is_selected, reject_reasons from curated_clips where start_ns = 0 order by key")

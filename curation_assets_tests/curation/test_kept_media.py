@@ -68,8 +68,8 @@ def files(project, asset="transcoded_clips"):
 
 
 def rows(project, asset="transcoded_clips"):
-    columns = ["clip_id", "outcome", "detail", "uri"]
-    return project.rows(asset, columns)
+    found = project.rows(asset, ["clip_id", "outcome", "detail", "uri"])
+    return [{**row, "uri": row["uri"] and project.warehouse.layout.uri(row["uri"])} for row in found]
 
 
 def check_whole(project):
