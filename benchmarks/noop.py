@@ -23,7 +23,7 @@ from curation_assets.media.synthetic import Scene, paint_scene, write_video
 PROGRAM = str(Path(sys.executable).parent / "curation-assets")
 NUM_DISTINCT, NUM_FRAMES, FPS, SIDE_PX = 5, 15, 30, 64
 MOST_WALL_S = 10.0
-ENVIRONMENT = {"DAGSTER_HOME": "", "CURATION_CONFIG": ""}
+ENVIRONMENT = {"DAGSTER_HOME": "", "CURATION_CONFIG": "", "PYTHONDONTWRITEBYTECODE": ""}  # as in a user's shell, whatever this one has
 _CONFIG = "warehouse: ./warehouse\nsources:\n  tiny: {uri: ./videos}\nclips:\n  splitter: {clip_len_s: 0.25, min_clip_len_s: 0.1}\n"
 
 

@@ -147,7 +147,9 @@ def test_demo(call, place):
     assert "truncated" in out
     assert "11 clips: 8 selected, 3 near-duplicates left out; 8 copied and 3 encoded as MP4" in out
     assert (place / "demo" / "contact_sheet.html").read_text().count("data:image/webp") == 11
-    why = next(line for line in out.splitlines() if "--config" in line and " why " in line).split("curation-assets ", 1)[1].split("  ", 1)[0]
+    why = (
+        next(line for line in out.splitlines() if "--config" in line and " why " in line).split("curation-assets ", 1)[1].split("  ", 1)[0]
+    )
     code, story, err = call(*shlex.split(why))
     assert code == 0, err
     assert "curated left out: duplicate" in story

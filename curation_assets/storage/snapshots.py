@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +37,38 @@ BLOB_SCAN: dict[str, Any] = {
 _ROWS_PER_FILTER = 1024
 CACHE_BYTES = 64 * 1024 * 1024  # of Lance's metadata; its own default is a gigabyte
 
+HEADER_CACHE_BYTES = 32 * 1024 * 1024
+
 RowKind = Literal["items", "headers"]
+
+
+class _HeaderCache:
+    """The header rows of tables as they were last read, the least used ones forgotten: one run asks for the same ones at every step."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._tables: OrderedDict[Any, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> pa.Table | None:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+            return self._tables.get(key)
+
+    def put(self, key: Any, table: pa.Table) -> None:
+        with self._lock:
+            if key in self._tables or table.nbytes > self._max_bytes // 4:
+                return
+            self._tables[key] = table
+            self._num_bytes += table.nbytes
+            while self._num_bytes > self._max_bytes:
+                _, oldest = self._tables.popitem(last=False)
+                self._num_bytes -= oldest.nbytes
+
+
+_HEADERS = _HeaderCache(HEADER_CACHE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +93,13 @@ class Snapshot:
         keep = "is_header" if video_ids is None else f"is_header AND {in_list('video_id', video_ids)}"
         if video_ids is not None and not video_ids:
             return self._empty(columns)
-        return pa.Table.from_batches(self._scan(columns, keep, PLAIN_SCAN), schema=self._schema(columns))
+        key = (self._identity(), tuple(columns)) if video_ids is None else None
+        found = _HEADERS.get(key)
+        if found is None:
+            found = pa.Table.from_batches(self._scan(columns, keep, PLAIN_SCAN), schema=self._schema(columns))
+            if key is not None:
+                _HEADERS.put(key, found)
+        return found
 
     def batches(
         self, columns: Sequence[str], *, where: str | pc.Expression | None = None, rows: RowKind = "items", is_blob_scan: bool = False
@@ -117,6 +156,15 @@ class Snapshot:
         promised = pa.table({"key": _version_keys(headers), "num_rows": headers["num_rows"]})
         joined = promised.join(counts, "key", join_type="inner")
         return joined.filter(pc.equal(joined["num_rows"], joined["count_all"]))["key"].combine_chunks()
+
+    def _identity(self) -> tuple[Any, ...]:
+        """Name what this version holds. Its number alone would not do: a table that was deleted and made anew counts from one again."""
+        with lance_errors(self.dataset.uri):
+            files = [
+                (fragment.fragment_id, str(fragment.deletion_file()), *(file.path for file in fragment.data_files()))
+                for fragment in self.dataset.get_fragments()
+            ]
+        return (self.dataset.uri, self.dataset.version, *files)
 
     def _schema(self, columns: Sequence[str]) -> pa.Schema:
         return pa.schema([self.spec.schema.field(name) for name in columns])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -78,6 +79,33 @@ def test_write_replace_shrink_delete(root: Root):
     assert visible(table) == {vid(1): ("new", 3), vid(2): ("none", 0)}
     table.delete_videos([vid(1), vid(7)])
     assert visible(table) == {vid(2): ("none", 0)}
+
+
+def test_headers_are_those_of_the_table_that_is_there(local_root: Root):
+    """They are kept in memory; another table in the same place has the same version numbers."""
+    for name in ("one", "other"):
+        table = open_table(local_root)
+        for number in (1, 2):
+            rows, writes = video(number, name, 2)
+            table.commit(to_table(rows), replace=writes)
+            assert {row["fingerprint"] for row in table.headers().to_pylist()} == {name}
+        table.delete_videos([vid(1)])
+        assert [row["video_id"] for row in table.headers().to_pylist()] == [vid(2)]
+        version = table.snapshot().dataset.version
+        shutil.rmtree(table.uri)
+        assert table.headers().num_rows == 0
+    assert version == 3
+
+
+def test_kept_headers_are_bounded():
+    cache = snapshots._HeaderCache(1000)
+    tables = [pa.table({"x": pa.array(range(number, number + 25))}) for number in range(8)]
+    for number, table in enumerate(tables):
+        cache.put(number, table)
+        cache.get(0)
+    assert [number for number in range(8) if cache.get(number) is not None] == [0, 4, 5, 6, 7]
+    cache.put("large", pa.table({"x": pa.array(range(100))}))
+    assert cache.get("large") is None
 
 
 def test_several_videos_in_one_commit(local_root: Root):
