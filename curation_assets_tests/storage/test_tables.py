@@ -87,7 +87,7 @@ def test_headers_are_those_of_the_table_that_is_there(local_root: Root):
         table = open_table(local_root)
         for number in (1, 2):
             rows, writes = video(number, name, 2)
-            table.commit(to_table(rows), replace=writes)
+            table.commit(rows, replace=writes)
             assert {row["fingerprint"] for row in table.headers().to_pylist()} == {name}
         table.delete_videos([vid(1)])
         assert [row["video_id"] for row in table.headers().to_pylist()] == [vid(2)]
@@ -189,7 +189,7 @@ def test_readers_do_not_trust_a_header_that_promises_other_rows(local_root: Root
 def test_rows_that_do_not_fit_are_refused(local_root: Root, rows, writes, message):
     table = open_table(local_root)
     with pytest.raises(ValueError, match=message):
-        table.commit(to_table(rows), replace=writes)
+        table.commit(rows, replace=writes)
     assert table.snapshot() is None
 
 
