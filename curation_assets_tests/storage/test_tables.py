@@ -83,6 +83,7 @@ def test_write_replace_shrink_delete(root: Root):
 
 def test_headers_are_those_of_the_table_that_is_there(local_root: Root):
     """They are kept in memory; another table in the same place has the same version numbers."""
+    versions = set()
     for name in ("one", "other"):
         table = open_table(local_root)
         for number in (1, 2):
@@ -91,10 +92,10 @@ def test_headers_are_those_of_the_table_that_is_there(local_root: Root):
             assert {row["fingerprint"] for row in table.headers().to_pylist()} == {name}
         table.delete_videos([vid(1)])
         assert [row["video_id"] for row in table.headers().to_pylist()] == [vid(2)]
-        version = table.snapshot().dataset.version
+        versions.add(table.snapshot().dataset.version)
         shutil.rmtree(table.uri)
         assert table.headers().num_rows == 0
-    assert version == 3
+    assert len(versions) == 1
 
 
 def test_kept_headers_are_bounded():
