@@ -39,6 +39,7 @@ from curation_assets.media.packets import PacketIndex
 from curation_assets.media.shots import ClipRules, Shot, clip_shots, joined, shots_from_cuts, shots_from_probabilities, wanted_frames
 from curation_assets.media.small_frames import Decoder, plan_ranges
 from curation_assets.models import transnetv2
+from curation_assets.models.weights import WeightsError
 from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import Config, Content, FixedStride, ProcessingSettings, SettingsError, Splitter, TransNetV2
 
@@ -126,7 +127,7 @@ def consumed_settings(settings: ProcessingSettings) -> Any:
     if isinstance(settings.clips.splitter, TransNetV2):
         try:
             splitter["weights"] = transnetv2.weights_identity(settings.clips.splitter.weights)
-        except transnetv2.WeightsError as error:
+        except WeightsError as error:
             raise SettingsError(str(error)) from error
     return {**tree, "splitter": splitter}
 

@@ -13,12 +13,13 @@ from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
 from curation_assets.configuration import load_config, resolve_settings, without_project_settings
+from curation_assets.curation.model_files import check_models
 from curation_assets.curation.transcoded_clips import check_encoders
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
 from curation_assets.defs.partitions import sync_partitions, video_sources
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
-from curation_assets.settings import SettingsError
+from curation_assets.settings import ProcessingSettings, SettingsError
 from curation_assets.storage import errors
 from curation_assets.storage.leases import boot_id
 
@@ -68,14 +69,17 @@ def launch(
         retry_failed: try failed items again.
 
     Raises:
-        SettingsError: the selection matches nothing, or clips are to be written with an encoder that this machine does not have.
+        SettingsError: the selection matches nothing, clips are to be written with an encoder that this machine does not have, or a selected model's
+            weights are not there.
     """
     end_orphans(instance)
     sync_partitions(instance, registered)
     definitions = build_defs(overrides=overrides, config_path=config_path)
     asset_keys, corpus_keys = _select(definitions, select)
+    settings = _settings_of_sources(config_path, names, overrides or {})
     if dg.AssetKey(TRANSCODED_CLIPS.asset_key) in asset_keys:
-        _check_encoders(config_path, names, overrides or {})
+        check_encoders([own.transcoded_clips for own in settings])
+    check_models(settings, selected={tuple(key.path) for key in asset_keys})
     # A run's resource config replaces the definitions' own, so it is given whole.
     resource = {
         "config_path": str(config_path) if config_path else None,
@@ -158,12 +162,12 @@ def _is_alive(tag: str) -> bool:
         return False
 
 
-def _check_encoders(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Name an encoder that is not there before the first video is read."""
+def _settings_of_sources(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> list[ProcessingSettings]:
+    """Resolve the settings that each source has in this run, for what is checked before the first video is read."""
     config = load_config(config_path, overrides)
     registry = Warehouse.of(config).registry
     own = (registry.get(name).settings for name in names)
-    check_encoders([resolve_settings(config.processing(), tree, overrides, where="settings").transcoded_clips for tree in own])
+    return [resolve_settings(config.processing(), tree, overrides, where="settings") for tree in own]
 
 
 def _select(definitions: dg.Definitions, select: Sequence[str]) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:

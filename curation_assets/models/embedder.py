@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from curation_assets.models.weights import WeightsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class EmbedderSpec:
         licence: SPDX name of what the weights may be used for, of the code where there are no weights.
         gpu_memory_gb: GPU memory that a worker must reserve, 0 for a model that runs on the CPU.
         duplicate_eps: cosine distance (1 - cosine) up to which two clips are near-duplicates, where the settings do not say.
+        weights: the files that it needs, None for a model without any.
 
     Raises:
         ValueError: an empty text, a number below 1, or a negative memory.
@@ -43,6 +47,7 @@ class EmbedderSpec:
     licence: str
     gpu_memory_gb: float
     duplicate_eps: float = 0.1
+    weights: WeightsSpec | tuple[WeightsSpec, ...] | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "revision", "licence"):
@@ -95,6 +100,22 @@ class Embedder(Protocol):
         Raises:
             TypeError: not a uint8 array.
             ValueError: the shape does not fit the spec.
+        """
+
+
+class TextEmbedder(Embedder, Protocol):
+    """A model whose `spec.has_text` is true."""
+
+    def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embed texts into the space of the clips.
+
+        A text's vector depends on it only, never on the rest of the batch. Texts that are longer than the model takes are cut.
+
+        Args:
+            texts: any number, 0 too.
+
+        Returns:
+            float32 (N, D), rows L2 = 1, input order.
         """
 
 

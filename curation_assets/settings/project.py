@@ -15,6 +15,7 @@ from curation_assets.settings.stages import (
     DedupSettings,
     EmbeddingsSettings,
     FrameSetsSettings,
+    ModelsSettings,
     Preview,
     RawVideosSettings,
     TranscodedClipsSettings,
@@ -55,6 +56,7 @@ class ProcessingSettings(Model):
     frame_sets: FrameSetsSettings = FrameSetsSettings()
     clip_scores: ClipScoresSettings = ClipScoresSettings()
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    models: ModelsSettings = ModelsSettings()
     transcoded_clips: TranscodedClipsSettings = TranscodedClipsSettings()
     previews: dict[str, Preview] = Field({"240p": Preview()}, description="Previews by name; each gets its own asset and table.")
     dedup: DedupSettings = DedupSettings()

@@ -153,6 +153,15 @@ class EmbeddingsSettings(Model):
     batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
 
 
+class ModelsSettings(Model):
+    """Where the weights of models lie."""
+
+    cache_dir: str | None = Field(
+        None, pattern=r"^/", description="Full path of the Hugging Face cache; None is its own default (HF_HUB_CACHE, HF_HOME)."
+    )
+    offline: bool = Field(False, description="Never fetch weights: `curation-assets models download` only says what is missing.")
+
+
 class TranscodedClipsSettings(Model):
     """The files of the kept clips."""
 

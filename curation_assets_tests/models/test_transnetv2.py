@@ -10,7 +10,8 @@ from curation_assets.media.packets import index_packets  # noqa: E402
 from curation_assets.media.shots import shots_from_probabilities  # noqa: E402
 from curation_assets.media.small_frames import Stretch  # noqa: E402
 from curation_assets.models import transnetv2  # noqa: E402
-from curation_assets.models.transnetv2 import FrameQueue, Network, WeightsError, predict_frames  # noqa: E402
+from curation_assets.models.transnetv2 import FrameQueue, Network, predict_frames  # noqa: E402
+from curation_assets.models.weights import WeightsError  # noqa: E402
 from curation_assets_tests import makevideo  # noqa: E402
 
 # Equal up to the order of float32 sums; measured 2e-7 on real frames (real/*.mp4) and random ones.
