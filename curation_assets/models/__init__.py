@@ -3,7 +3,7 @@
 A new model is one module with its `SPEC` and `build`, and one line in `registry.MODELS`.
 """
 
-from curation_assets.models.embedder import Embedder, EmbedderSpec, select_frames
+from curation_assets.models.embedder import Embedder, EmbedderSpec, TextEmbedder, select_frames
 from curation_assets.models.registry import load, names, spec
 
-__all__ = ["Embedder", "EmbedderSpec", "load", "names", "select_frames", "spec"]
+__all__ = ["Embedder", "EmbedderSpec", "TextEmbedder", "load", "names", "select_frames", "spec"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from curation_assets.models import fingerprint
+from curation_assets.models import fingerprint, image_text
 from curation_assets.models.embedder import Embedder, EmbedderSpec
 
 
@@ -33,6 +33,8 @@ MODELS: dict[str, ModelEntry] = {
     entry.spec.name: entry
     for entry in (
         ModelEntry(fingerprint.SPEC, fingerprint.build),
+        ModelEntry(image_text.CLIP_VIT_B32, image_text.build_clip_vit_b32),
+        ModelEntry(image_text.SIGLIP2, image_text.build_siglip2),
     )
 }  # fmt: skip
 

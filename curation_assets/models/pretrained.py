@@ -1,0 +1,123 @@
+"""Pretrained: models of the transformers library from a folder, every weight accounted for. No network, no remote code, no pickled code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation_assets.models.weights import WeightsError, listed
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+_BUFFERS = r"(^|\.)position_ids$"
+"""Old checkpoints hold these counters; the models make their own."""
+
+
+def load_pretrained(
+    model_class: Any, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, ignored: Sequence[str] = (), **options: Any
+) -> Any:
+    """Load a transformers model from config.json and model.safetensors or pytorch_model.bin.
+
+    The library fills weights that a file lacks with random numbers and only warns; here that is an error.
+
+    Args:
+        model_class: a PreTrainedModel.
+        folder: where the files lie.
+        name: registry name, for the message.
+        device: where it will run.
+        dtype: what it computes in.
+        ignored: patterns of weights in the file that the model has no use for.
+        options: for `from_pretrained`.
+
+    Raises:
+        WeightsError: the files cannot be read, or weights are missing, left over or of another shape.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # partly untyped
+    has_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, info = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that all of them are reported
+            **options,
+        )
+    except Exception as error:  # the library, safetensors and torch raise many kinds for files that they cannot read
+        raise WeightsError(f"weights of {name}: {folder} cannot be loaded: {error}") from error
+    finally:
+        if has_bar:
+            logging.enable_progress_bar()
+    known = re.compile("|".join([_BUFFERS, *ignored]))
+    said = {
+        "missing": sorted(info["missing_keys"]),
+        "unknown": sorted(key for key in info["unexpected_keys"] if not known.search(key)),
+        "of another shape": [f"{key} {tuple(found)}, not {tuple(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])],
+    }
+    if any(said.values()):
+        wrong = "; ".join(f"{len(keys)} {what}: {listed(keys)}" for what, keys in said.items() if keys)
+        raise WeightsError(f"weights of {name}: {folder} does not fit the model: {wrong}")
+    return model.eval().requires_grad_(False).to(device)
+
+
+def check_size(name: str, folder: Path, **sizes: tuple[object, object]) -> None:
+    """Compare what a checkpoint's config says with what the model's spec promises.
+
+    Args:
+        name: registry name.
+        folder: where the checkpoint lies.
+        sizes: by what it is called, (found, wanted).
+
+    Raises:
+        WeightsError: one differs.
+    """
+    wrong = [f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted]
+    if wrong:
+        raise WeightsError(f"weights of {name}: {folder} is a checkpoint of another size: {', '.join(wrong)}")
+
+
+def load_tokenizer(folder: Path, *, name: str, num_tokens: int, template: str, pad_token: str) -> Tokenizer:
+    """Load tokenizer.json itself, because classes and versions of the library differ in what they make of it; what goes around a text is said here.
+
+    Args:
+        folder: where it lies.
+        name: registry name, for the message.
+        num_tokens: every text is cut or padded, on the right, to so many tokens.
+        template: what is put around a text, $A, for example `$A <eos>`.
+        pad_token: what it is padded with.
+
+    Raises:
+        WeightsError: it cannot be read, or does not know one of these tokens.
+    """
+    from tokenizers import Tokenizer, processors
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise WeightsError(f"weights of {name}: {path} cannot be read: {error}") from error
+    ids = {token: tokenizer.token_to_id(token) for token in (*template.replace("$A", "").split(), pad_token)}
+    if unknown := [token for token, place in ids.items() if place is None]:
+        raise WeightsError(f"weights of {name}: {path} has no token {listed(unknown)}")
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=list(ids.items()))
+    tokenizer.enable_truncation(num_tokens)
+    tokenizer.enable_padding(direction="right", length=num_tokens, pad_id=ids[pad_token], pad_token=pad_token)
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn texts into int64 (N, L) tokens and (N, L) ones where there is a token, zeros where there is padding."""
+    import torch
+
+    encoded = tokenizer.encode_batch(list(texts))
+    ids = torch.tensor([item.ids for item in encoded], dtype=torch.int64, device=device)
+    return ids, torch.tensor([item.attention_mask for item in encoded], dtype=torch.int64, device=device)

@@ -1,0 +1,69 @@
+"""Checkpoints: tiny ones with random weights, written by the transformers library in the format in which the models are published.
+
+Sizes that a model's spec promises (dim, picture size, frames) are the published ones; everything inside is as small as can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WORDS = "a photo video of the red blue dog cat runs sleeps on grass 1 2 3".split()
+
+
+def save(model: Any, folder: Path, *, seed: int = 3) -> None:
+    """Fill a model with random numbers large enough that pictures matter, and save it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            is_norm = "norm" in name and name.endswith("weight")
+            value.copy_(
+                torch.randn(value.shape, generator=generator) * (0.02 if value.ndim < 2 else 1.2 / value.shape[-1] ** 0.5) + is_norm
+            )
+    model.save_pretrained(folder)
+
+
+def write_clip(folder: Path) -> Path:
+    """Write a checkpoint of clip-vit-b32: pytorch_model.bin with the counters of old versions, as the published one."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    letters = sorted({letter for word in WORDS for letter in word})
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "ph", "th", "the</w>", "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: place for place, token in enumerate(tokens)}
+    CLIPTokenizer(vocab=vocab, merges=[("p", "h"), ("t", "h"), ("th", "e</w>")]).save_pretrained(folder)
+    inner = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    # eos_token_id 2 is what the published config says; the model then takes the largest token for the end
+    text = {**inner, "vocab_size": len(vocab), "max_position_embeddings": 16, "eos_token_id": 2}
+    config = CLIPConfig(text_config=text, vision_config={**inner, "image_size": 224, "patch_size": 56}, projection_dim=512)
+    save(CLIPModel(config), folder)
+    state = load_file(folder / "model.safetensors")
+    for part, length in (("text", 16), ("vision", 17)):
+        state[f"{part}_model.embeddings.position_ids"] = torch.arange(length)[None]
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def write_siglip2(folder: Path) -> Path:
+    """Write a checkpoint of siglip2."""
+    from transformers import Siglip2Tokenizer, SiglipConfig, SiglipModel
+
+    letters = sorted({letter for word in WORDS for letter in word} | {"▁"})
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, "do", "dog"]
+    vocab = {token: place for place, token in enumerate(tokens)}
+    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=[("d", "o"), ("do", "g")], padding_side="right")
+    tokenizer.save_pretrained(folder)
+    inner = {"intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = {**inner, "hidden_size": 32, "vocab_size": len(vocab), "max_position_embeddings": 64, "projection_size": 768}
+    vision = {**inner, "hidden_size": 768, "image_size": 224, "patch_size": 56}
+    save(SiglipModel(SiglipConfig(text_config=text, vision_config=vision)), folder)
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {"clip-vit-b32": write_clip, "siglip2": write_siglip2}
+"""Registry name -> what writes its checkpoint."""
