@@ -65,5 +65,27 @@ def write_siglip2(folder: Path) -> Path:
     return folder
 
 
-WRITERS: dict[str, Callable[[Path], Path]] = {"clip-vit-b32": write_clip, "siglip2": write_siglip2}
+def write_videoprism(folder: Path) -> Path:
+    """Write a checkpoint of videoprism."""
+    from transformers import VideoPrismClipModel, VideoPrismConfig, VideoPrismTokenizer
+
+    letters = sorted({letter for word in WORDS for letter in word})
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -2.0),
+        *((letter, -5.0) for letter in letters),
+        ("▁dog", -1.0),
+        ("▁the", -1.0),
+    ]
+    VideoPrismTokenizer(vocab=pieces, extra_ids=0).save_pretrained(folder)
+    inner = {"hidden_size": 768, "intermediate_size": 48, "num_attention_heads": 4}
+    vision = {**inner, "tubelet_size": [1, 96, 96], "num_spatial_layers": 1, "num_temporal_layers": 1, "num_auxiliary_layers": 1}
+    text = {**inner, "vocab_size": len(pieces), "num_hidden_layers": 1}
+    save(VideoPrismClipModel(VideoPrismConfig(vision_config=vision, text_config=text)), folder)
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {"clip-vit-b32": write_clip, "siglip2": write_siglip2, "videoprism": write_videoprism}
 """Registry name -> what writes its checkpoint."""

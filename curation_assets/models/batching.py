@@ -13,12 +13,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CLIPS_AT_ONCE = {"cpu": 1, "cuda": 32}
-"""One on the CPU: a clip's frames fill it, and sums of another shape would round otherwise, so that a vector depended on the batch."""
-
 
 def embed_clips(
-    frames: npt.NDArray[np.uint8], *, device: torch.device, dim: int, forward: Callable[[torch.Tensor], torch.Tensor]
+    frames: npt.NDArray[np.uint8], *, device: torch.device, dim: int, forward: Callable[[torch.Tensor], torch.Tensor], at_once_on_gpu: int
 ) -> npt.NDArray[np.float32]:
     """Run clips through a model.
 
@@ -27,6 +24,8 @@ def embed_clips(
         device: where the model is.
         dim: length D of its vectors.
         forward: from uint8 (B, T, H, W, 3) on the device to (B, D), of any length.
+        at_once_on_gpu: most clips per call on a GPU. On the CPU it is one: a clip's frames fill it, and in sums of another shape a vector would depend, in
+            its last digits, on the rest of the batch.
 
     Returns:
         float32 (N, D), rows L2 = 1, input order.
@@ -37,7 +36,7 @@ def embed_clips(
         # A copy of a few clips: torch warns of arrays that cannot be written, and wants them contiguous.
         return unit_rows(forward(torch.from_numpy(np.array(part, order="C")).to(device)))
 
-    return _in_parts(frames, CLIPS_AT_ONCE[device.type], dim, embed)
+    return _in_parts(frames, at_once_on_gpu if device.type == "cuda" else 1, dim, embed)
 
 
 def embed_in_parts(

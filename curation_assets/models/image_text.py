@@ -106,7 +106,7 @@ _KINDS = {
     ),
     "siglip2": _Kind("SiglipModel", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "$A <eos>", "<pad>"),
 }
-_TEXTS_AT_ONCE = 64
+_CLIPS_AT_ONCE_ON_GPU, _TEXTS_AT_ONCE = 32, 64
 
 
 class ImageTextEmbedder:
@@ -141,7 +141,7 @@ class ImageTextEmbedder:
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed clips; see `Embedder.embed_frames`."""
         self.spec.check_frames(frames)
-        return embed_clips(frames, device=self._device, dim=self.spec.dim, forward=self._clips)
+        return embed_clips(frames, device=self._device, dim=self.spec.dim, forward=self._clips, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embed texts; see `TextEmbedder.embed_texts`."""
