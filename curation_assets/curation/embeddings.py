@@ -20,6 +20,7 @@ from curation_assets.engine.local import Done, cpu_count
 from curation_assets.media.images import decode_image
 from curation_assets.models import load, registry
 from curation_assets.models.embedder import Embedder, EmbedderSpec, select_frames
+from curation_assets.models.weights import check_weights
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
@@ -91,7 +92,10 @@ class _Embedding:
         self._run = run
         self._spec = spec
         self._settings: EmbeddingsSettings = run.settings.embeddings
-        self._embedder: Embedder = load(spec.name, weights=run.settings.models.cache_dir if spec.weights else None)
+        cache_dir = run.settings.models.cache_dir
+        if spec.weights:  # a run that was not started from the command line has not been checked yet
+            check_weights(spec.weights, model=spec.name, cache_dir=cache_dir)
+        self._embedder: Embedder = load(spec.name, weights=cache_dir if spec.weights else None)
         self._asset = embeddings_table(spec.name, spec.dim).asset
         self._consumed = expected_frames(run, FRAME_SETS).fingerprints
 
