@@ -34,6 +34,7 @@ _WEIGHTS = WeightsSpec(
         WeightFile("tokenizer.json", None, None),
     ),
     licence="Apache-2.0",
+    about_bytes=993_993_146,
 )
 
 SPEC = EmbedderSpec(

@@ -49,6 +49,7 @@ class WeightsSpec:
         files: what is needed; the rest of the repository is not fetched.
         licence: SPDX name, or the licence's own where it has none.
         is_gated: the owner must let a user in before the files can be fetched.
+        about_bytes: what there is to fetch, roughly, where the sizes of the files are not pinned.
 
     Raises:
         ValueError: a revision that is no commit hash, which could change its content, or no files.
@@ -59,6 +60,7 @@ class WeightsSpec:
     files: tuple[WeightFile, ...]
     licence: str
     is_gated: bool = False
+    about_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
@@ -73,8 +75,8 @@ class WeightsSpec:
 
     @property
     def size_bytes(self) -> int:
-        """Sum of the sizes that are known."""
-        return sum(file.size_bytes or 0 for file in self.files)
+        """What there is to fetch: the sum of the sizes that are known, or what stands for it."""
+        return self.about_bytes or sum(file.size_bytes or 0 for file in self.files)
 
 
 @dataclass(frozen=True)
