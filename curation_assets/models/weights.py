@@ -235,7 +235,7 @@ def _in_own_folder(specs: Sequence[WeightsSpec], place: Path, model: str) -> lis
     found: list[Path | None] = []
     for spec in specs:
         candidates = [folder / spec.repo.partition("/")[2], folder]
-        missing = [[file.name for file in spec.files if not (candidate / file.name).is_file()] for candidate in candidates]
+        missing = [[file.name for file in spec.files if not _is_there(candidate / file.name)] for candidate in candidates]
         whole = next((candidate for candidate, lacks in zip(candidates, missing, strict=True) if not lacks), None)
         has_none = all(len(lacks) == len(spec.files) for lacks in missing)
         if whole is None and (len(specs) == 1 or not has_none):
@@ -244,3 +244,8 @@ def _in_own_folder(specs: Sequence[WeightsSpec], place: Path, model: str) -> lis
     if not any(found):
         raise WeightsError(f"weights of {model}: {folder} has none of {listed(names)}")
     return [path or check_weights(spec, model=model)[0] for spec, path in zip(specs, found, strict=True)]
+
+
+def _is_there(path: Path) -> bool:
+    """Look for a file, or for the safetensors that transformers prefers to pytorch_model.bin and that a user's folder may have instead."""
+    return path.is_file() or (path.name == "pytorch_model.bin" and path.with_name("model.safetensors").is_file())
