@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 
 import curation_assets
 from curation_assets import cli
+from curation_assets.storage.leases import Lease
+from curation_assets.storage.objects import open_store
 from curation_assets_tests import makevideo
 
 SPLIT = ["--set", "clips.splitter.clip_len_s=2"]
@@ -374,6 +377,56 @@ def test_what_is_of_the_project_is_refused_for_one_source(call, samples, setting
     code, _, err = call("sources", "add", "mine", samples, "--set", setting)
     assert code == 2
     assert "whole project" in err
+
+
+def test_a_removed_source_leaves_nothing_behind(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    (place / "curation.yaml").write_text("previews: {small: {height_px: 90}}\n")  # 240p is forgotten
+    registry = call("sources", "list", "--json")[1]
+    assert json.loads(registry)
+    lease = Lease(open_store(str(place / "warehouse")), "leases/clips/mine/", run_id="r1")
+    with lease:
+        code, _, err = call("sources", "remove", "mine", "--delete-tables")
+        assert code == 3
+        assert "run r1" in err
+    assert json.loads(call("sql", "select count(*) as n from curated_clips", "--json")[1]) == [{"n": 3}]
+    assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
+    assert not [path for name in ("tables/previews", "media") for path in (place / "warehouse" / name).rglob("*") if path.is_file()]
+    assert json.loads(call("sql", "select count(*) as n from curated_clips", "--json")[1]) == [{"n": 0}]
+    assert call("status", "--html", "page.html")[0] == 0
+
+
+def test_the_kept_one_of_skipped_duplicates_may_go(call, place, samples):
+    videos = place / "videos"
+    videos.mkdir()
+    makevideo.make_cuts(videos / "a.mp4", seconds=3, scenes=1)
+    shutil.copyfile(videos / "a.mp4", videos / "b.mp4")
+    arguments = ("run", "--source", f"mine={videos}", *INLINE, "--set", "transcoded_clips.skip_duplicates=true", "--json")
+    assert json.loads(call(*arguments)[1])["corpus"]["curated_clips"]["outcomes"] == {"duplicate": 1, "selected": 1}
+    assert json.loads(call(*arguments)[1])["sources"][0]["tables"]["transcoded_clips"]["outcomes"] == {"ok": 1}
+    (videos / "a.mp4").unlink()
+    document = json.loads(call(*arguments)[1])
+    assert document["corpus"]["curated_clips"]["outcomes"] == {"selected": 1}
+    assert len(document["run_ids"]) == 4
+
+
+def test_a_damaged_file_is_a_warning(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    path = next((place / "warehouse" / "media" / "transcoded_clips").rglob("*.mp4"))
+    os.truncate(path, 100)
+    code, _, err = call("run", *INLINE)
+    assert code == 0
+    assert "warning: transcoded_clips: 1 of 3 files are missing or damaged" in err
+    assert "--retry-failed" in err
+    assert call("status", "--html", "page.html")[0] == 0
+    assert "warning" not in call("run", "--retry-failed", *INLINE)[2]
+    assert path.stat().st_size > 100
+
+
+def test_a_selection_that_can_do_nothing_yet(call, samples):
+    code, _, err = call("run", "--source", f"mine={samples}", "--select", "clips", *INLINE)
+    assert code == 0
+    assert "nothing was listed yet" in err
 
 
 def test_a_page_of_clips(call, place, samples):

@@ -154,6 +154,12 @@ def curate(
         out.print(f"\n{seconds:.1f} s; tables lie in {config.warehouse}", soft_wrap=True)
     for message in result.errors:
         err.print(f"error: {message}", markup=False, soft_wrap=True)
+    for message in result.warnings:
+        err.print(f"warning: {message}", markup=False, soft_wrap=True)
+    if select and not any(status["raw_videos"]["outcomes"] for status in statuses.values()):
+        err.print(
+            "nothing was listed yet: name raw_videos too, for example --select '*clips' for clips and all that it needs", markup=False
+        )
     if result.errors:
         return EXIT_RUN_FAILED
     fraction = failed_fraction(list(statuses.values()))

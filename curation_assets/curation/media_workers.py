@@ -69,12 +69,13 @@ class MediaJob:
 
 @dataclass(frozen=True, slots=True)
 class TranscodeJob:
-    """What a worker needs to make the files of a piece of a video."""
+    """What a worker needs to make the files of a piece of a video; `damaged` are clips of which an earlier stage could not decode all frames."""
 
     media: MediaJob
     ref: ObjectRef
     index: bytes
     spec: TranscodeSpec
+    damaged: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
 from curation_assets.configuration import load_config, resolve_settings, without_project_settings
+from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.status import num_pending
 from curation_assets.curation.transcoded_clips import check_encoders
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
@@ -24,6 +26,7 @@ from curation_assets.storage.leases import boot_id
 
 PROCESS_TAG = "curation/process"
 _OWN_ERRORS = {"SettingsError", *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception))}
+_TOLD_ELSEWHERE = ("source_readable", "failure_rate")  # an error; the table of outcomes
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -34,11 +37,13 @@ class LaunchResult:
     Attributes:
         run_ids: Dagster runs.
         errors: messages of what failed; empty when the run succeeded and every source could be read.
+        warnings: checks of what is in the warehouse that do not hold.
         is_interrupted: Ctrl-C or a signal ended it.
     """
 
     run_ids: list[str]
     errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     is_interrupted: bool = False
 
 
@@ -89,9 +94,10 @@ def launch(
     }
     order = list(video_sources.get_partition_keys(dynamic_partitions_store=instance))
     places = sorted(order.index(name) for name in names)
-    arguments: dict[str, Any] = {"run_config": run_config}
     results = []
-    if asset_keys:
+
+    def curate_sources(asset_keys: list[dg.AssetKey]) -> LaunchResult:
+        arguments: dict[str, Any] = {"run_config": run_config}
         if len(places) == 1:
             job = definitions.resolve_job_def("curate_source")
             arguments |= {"partition_key": order[places[0]], "asset_selection": asset_keys}
@@ -102,13 +108,29 @@ def launch(
             job = definitions.resolve_job_def("curate_sources")
             config = {"partition_names": list(names), "asset_names": ["/".join(key.path) for key in asset_keys]}
             arguments["run_config"] = {**run_config, "ops": {"curate_sources_op": {"config": config}}}
-        results.append(_execute(job, instance, arguments))
-    if corpus_keys and not any(result.is_interrupted for result in results):
+        return _execute(job, instance, arguments)
+
+    def curate_corpus() -> LaunchResult:
         job = definitions.resolve_job_def("curate_corpus")
-        results.append(_execute(job, instance, {"run_config": run_config, "asset_selection": corpus_keys}))
+        return _execute(job, instance, {"run_config": run_config, "asset_selection": corpus_keys})
+
+    if asset_keys:
+        results.append(curate_sources(asset_keys))
+    if corpus_keys and not any(result.is_interrupted for result in results):
+        results.append(curate_corpus())
+        files = [key for key in asset_keys if key == dg.AssetKey(TRANSCODED_CLIPS.asset_key)]
+        # duplicates that are left out of the files may be others now: their files come, and then the verdict once more
+        if (
+            files
+            and limit is None
+            and not any(result.is_interrupted or result.errors for result in results)
+            and _waits_for_files(config_path, names, overrides or {})
+        ):
+            results += [curate_sources(files), curate_corpus()]
     return LaunchResult(
         [run_id for result in results for run_id in result.run_ids],
         [error for result in results for error in result.errors],
+        list(dict.fromkeys(warning for result in results for warning in result.warnings)),
         is_interrupted=any(result.is_interrupted for result in results),
     )
 
@@ -128,7 +150,9 @@ def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, arguments: Map
         if run is not None:
             instance.report_run_canceled(run)
         return LaunchResult([result.run_id], is_interrupted=True)
-    return LaunchResult([result.run_id], _errors(result))
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed and check.check_name not in _TOLD_ELSEWHERE]
+    warnings = [f"{check.asset_key.to_user_string()}: {check.description}" for check in checks]
+    return LaunchResult([result.run_id], _errors(result), warnings)
 
 
 def end_orphans(instance: dg.DagsterInstance) -> None:
@@ -156,6 +180,14 @@ def _is_alive(tag: str) -> bool:
         return _process_tag(int(pid)) == tag
     except psutil.NoSuchProcess:
         return False
+
+
+def _waits_for_files(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> bool:
+    """Say whether a source that makes no files of duplicates has some to make after the duplicates were found."""
+    run = CorpusRun(load_config(config_path, overrides), overrides)
+    return any(
+        run.sources[name][1].transcoded_clips.skip_duplicates and num_pending(run.source_run(name), TRANSCODED_CLIPS) > 0 for name in names
+    )
 
 
 def _check_encoders(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> None:

@@ -183,6 +183,25 @@ def test_a_deleted_file_is_told_and_made_again(project):
     assert all(files(project)[path] == made for path, made in others.items())
 
 
+def test_a_damaged_file_is_told_and_made_again(project):
+    project.run()
+    before = files(project), files(project, PREVIEW)
+    clip, preview = next(iter(files(project))), next(iter(files(project, PREVIEW)))
+    for path in (clip, preview):
+        os.truncate(path, 60)
+    source = project.source()
+    assert "7 files" in look_at_transcoded_clips(source)
+    assert "7 previews" in look_at_previews(source, name="240p")
+    for spec, path in ((TRANSCODED_CLIPS, clip), (previews_table("240p"), preview)):
+        check = media_exists(source, spec)
+        assert not check.passed
+        assert path.name in check.description
+    project.run(retry_failed=True)
+    check_whole(project)
+    assert (files(project).keys(), files(project, PREVIEW).keys()) == tuple(found.keys() for found in before)
+    assert media_exists(source, TRANSCODED_CLIPS).passed
+
+
 def test_orphans_go_when_they_are_old(project):
     project.run()
     folder = next(iter(files(project))).parent
