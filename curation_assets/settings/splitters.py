@@ -46,7 +46,8 @@ class ShotSplitter(Model):
     max_clip_len_s: float | None = Field(60.0, gt=0, description="A longer shot is divided as max_length_mode says; null means no limit.")
     max_length_mode: Literal["stride", "truncate", "balanced"] = Field(
         "balanced",
-        description="balanced: equal parts; stride: parts of max_clip_len_s and a rest; truncate: the first max_clip_len_s alone.",
+        description="balanced: equal parts, or as stride where those would be shorter than min_clip_len_s; stride: parts of max_clip_len_s and a rest; "
+        "truncate: the first max_clip_len_s alone.",
     )
     crop_s: float = Field(
         0.0,
