@@ -192,6 +192,11 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"unknown key {key!r}; {hint}"
+    if problem["type"] == "finite_number":
+        field = model_at_end.model_fields.get(path[-1]) if model_at_end else None
+        is_nullable = field is not None and type(None) in get_args(field.annotation)
+        hint = "" if not is_nullable else "; null means no limit" if path[-1].startswith("max_") else "; or null"
+        return f"{key}: expected a finite number{hint} (got {problem['input']!r})"
     return f"{key}: {problem['msg']} (got {problem['input']!r})" if key else str(problem["msg"])
 
 

@@ -82,6 +82,25 @@ def test_wrong_settings_name_the_key_and_the_file(tmp_path, tree, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ("clips: {splitter: {method: content, crop_s: .inf}}", r"clips.splitter.crop_s: expected a finite number \(got inf\)"),
+        ("clips: {splitter: {method: content, max_clip_len_s: .inf}}", "clips.splitter.max_clip_len_s: .* null means no limit"),
+        ("clips: {splitter: {start_offset_s: .inf}}", "clips.splitter.start_offset_s: expected a finite number"),
+        ("clips: {splitter: {clip_stride_s: .inf}}", r"clips.splitter.clip_stride_s: expected a finite number; or null"),
+        ("clips: {splitter: {start_offset_s: 1.0e+300}}", "clips.splitter.start_offset_s: .*less than or equal to 1"),
+        ("clip_scores: {thresholds: {min_sharpness: .inf}}", "clip_scores.thresholds.min_sharpness: expected a finite number"),
+        ("raw_videos: {limits: {max_duration_s: .inf}}", "raw_videos.limits.max_duration_s: .* null means no limit"),
+        ("previews: {240p: {seconds: .nan}}", "previews.240p.seconds: expected a finite number; or null"),
+        ("sources: {a: {uri: x, settings: {clips: {splitter: {end_offset_s: -.inf}}}}}", "settings: clips.splitter.end_offset_s: expected a finite"),
+    ],
+)
+def test_numbers_are_finite(tmp_path, tree, message):
+    with pytest.raises(SettingsError, match=message):
+        load_config(write(tmp_path / "c.yaml", tree))
+
+
 def test_several_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(SettingsError) as caught:
         load_config(write(tmp_path / "c.yaml", {"clip": {}, "engine": {"workers": -1}}))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
-from curation_assets.settings.base import NAME, Model
+from curation_assets.settings.base import NAME, Model, Seconds
 from curation_assets.settings.stages import (
     ClipScoresSettings,
     ClipsSettings,
@@ -32,7 +32,7 @@ class EngineSettings(Model):
         le=1024,
         description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
     )
-    timeout_s: float = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
+    timeout_s: Seconds = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
     clips_per_chunk: int = Field(8, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
     cache_dir: str | None = Field(
         None,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from curation_assets.settings.base import NAME, Model
+from curation_assets.settings.base import NAME, Model, Seconds
 from curation_assets.settings.splitters import FixedStride, Splitter
 
 VIDEO_EXTENSIONS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
@@ -19,8 +19,8 @@ class Limits(Model):
     max_side_px: int | None = Field(None, ge=1, description="Longer side at most this many pixels.")
     min_aspect: float | None = Field(None, gt=0, description="Display width / height at least this.")
     max_aspect: float | None = Field(None, gt=0, description="Display width / height at most this.")
-    min_duration_s: float | None = Field(None, ge=0, description="Header duration at least this many seconds.")
-    max_duration_s: float | None = Field(None, gt=0, description="Header duration at most this many seconds.")
+    min_duration_s: Seconds | None = Field(None, ge=0, description="Header duration at least this many seconds.")
+    max_duration_s: Seconds | None = Field(None, gt=0, description="Header duration at most this many seconds.")
     max_size_bytes: int | None = Field(None, ge=1, description="Object size at most this many bytes.")
 
 
@@ -205,7 +205,7 @@ class Preview(Model):
     height_px: int = Field(240, ge=16, le=2160, description="Height; the width follows the picture. A smaller picture is not enlarged.")
     fps: float = Field(2.0, gt=0, le=60, description="Pictures per second.")
     quality: int = Field(60, ge=1, le=100, description="WebP quality.")
-    seconds: float | None = Field(None, gt=0, description="Only the beginning of the clip; None for all of it.")
+    seconds: Seconds | None = Field(None, gt=0, description="Only the beginning of the clip; None for all of it.")
     origin: Literal["frames", "clip"] = Field(
         "frames", alias="from", description="frames: the stored frame set, cheap, no sharper than that. clip: decoded again from the video."
     )
