@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
@@ -148,3 +149,10 @@ Splitter = Annotated[
     Annotated[FixedStride, Tag("fixed_stride")] | Annotated[TransNetV2, Tag("transnetv2")] | Annotated[Content, Tag("content")],
     Discriminator(_method),
 ]
+
+SPLITTERS: Mapping[str, type[FixedStride | TransNetV2 | Content]] = {
+    "fixed_stride": FixedStride,
+    "transnetv2": TransNetV2,
+    "content": Content,
+}
+"""The settings of each method."""
