@@ -16,6 +16,7 @@ import pytest
 
 import curation_assets
 from curation_assets import cli
+from curation_assets.curation import splitters
 from curation_assets.storage.leases import Lease
 from curation_assets.storage.objects import open_store
 from curation_assets_tests import makevideo
@@ -227,6 +228,10 @@ def test_limit_select_and_config_anywhere(call, place, samples):
         (["run", "--set", "embeddings.models=[fingerprin]", "--source", "x=."], "fingerprint"),
         (["run", "--set", "storage_options={aws_region: x}"], "settings file"),
         (["run", "--set", "warehouse=./x"], "settings file"),
+        (["cut", "0123", "-o", "clip.avi"], "give it a name that ends with .mp4"),
+        (["cut", "0123", "-o", "clip"], "give it a name that ends with .mp4"),
+        (["cut", "0123", "--set", "clips.splitter.clip_len_s=3"], "settings of transcoded_clips alone, not of clips"),
+        (["sources", "add", "x", ".", "--set", "dedup.eps=0.1"], "dedup is for the whole project"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(call, words, message):
@@ -251,10 +256,60 @@ def test_a_missing_encoder_is_named_before_any_work(call, place, samples, monkey
     assert call("run", "--source", "mine", "--select", "raw_videos", "--set", "transcoded_clips.encoder=libopenh264", *INLINE)[0] == 0
 
 
-def test_select_that_matches_nothing(call, samples):
-    code, _, err = call("run", "--source", f"mine={samples}", "--select", "clipz")
+@pytest.mark.parametrize("text", ["clipz", "raw_videos,clips", "clips and", "((", ""])
+def test_select_that_matches_nothing(call, samples, text):
+    code, _, err = call("run", "--source", f"mine={samples}", "--select", text)
     assert code == 2
+    assert f"--select {text!r} matches no asset" in err
     assert "embeddings/fingerprint" in err
+    assert "Traceback" not in err
+
+
+def test_overrides_reach_the_splitter_of_each_source(call, place, samples):
+    (place / "curation.yaml").write_text(
+        f"""
+sources:
+  scenes: {{uri: '{samples}', settings: {{clips: {{splitter: {{method: content, min_clip_len_s: 0}}}}}}}}
+  grid: {{uri: '{samples}'}}
+engine: {{workers: 0}}
+"""
+    )
+    for words, key, method in (
+        (["--source", "grid", "--select", "*clips"], "max_clip_len_s", "fixed_stride"),
+        (["--source", "scenes", "--dry-run"], "clip_len_s", "content"),
+    ):
+        code, _, err = call("run", *words, "--set", f"clips.splitter.{key}=4")
+        assert code == 2
+        assert f"clips.splitter.{key} belongs to method" in err
+        assert f"the sources of this run have {method}" in err
+    for words in (["--set", "clips.splitter.clip_len_s=3"], ["--source", "scenes", "--set", "clips.splitter.max_clip_len_s=1"]):
+        code, _, err = call("run", "--select", "*clips", *words)
+        assert code == 0, err
+    rows = json.loads(call("sql", "--json", "select source, max(end_ns - start_ns) as longest from clips group by 1 order by 1")[1])
+    assert rows == [{"source": "grid", "longest": 3_000_000_000}, {"source": "scenes", "longest": 1_000_000_000}]
+
+
+@pytest.mark.parametrize(
+    ("splitter", "message"),
+    [
+        ({"method": "transnetv2", "weights": "/nowhere/w.pth"}, "clips.splitter.weights: there is no file /nowhere/w.pth"),
+        ({"method": "transnetv2", "device": "cuda"}, "clips.splitter: device is cuda, and torch finds no CUDA device here"),
+        ({"method": "content", "decoder": "nvdec"}, "clips.splitter.decoder is nvdec, and FFmpeg finds no CUDA device"),
+    ],
+)
+def test_what_a_splitter_demands_is_named_before_any_work(call, place, samples, splitter, message):
+    if splitters.missing_packages(splitter["method"]):
+        pytest.skip("extra shots")
+    if "weights" not in splitter and splitters.nvdec.why_missing() is None:
+        pytest.skip("there is a GPU")
+    tree = {"sources": {"grid": {"uri": str(samples)}, "scenes": {"uri": str(samples), "settings": {"clips": {"splitter": splitter}}}}}
+    (place / "curation.yaml").write_text(json.dumps(tree))
+    for words in (["config", "check"], ["run", *INLINE[:2]]):
+        code, _, err = call(*words)
+        assert (code, err.count(message)) == (2, 1)
+    assert not (place / "warehouse" / "tables").exists()
+    if "weights" not in splitter:  # without weights nobody can say which clips are stale
+        assert call("run", "--source", "scenes", "--select", "raw_videos", *INLINE[:2])[0] == 0, "what needs no splitter runs without"
 
 
 def test_unreadable_source_is_exit_3(call, place):

@@ -32,13 +32,13 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
     """Add a source, or replace it: a folder, a store prefix, or a manifest."""
     from pydantic import ValidationError
 
-    from curation_assets.configuration import check_narrower_settings, resolve_settings
+    from curation_assets.configuration import check_source_settings, resolve_settings
     from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import Warehouse
 
     path, config = settings_of(context)
     tree = parse_assignments(assignments)
-    check_narrower_settings(tree, where=f"source {name!r}")
+    check_source_settings(tree, where=f"source {name!r}")
     resolve_settings(config.processing(), tree, where=f"source {name!r}")
     pairs = dict(text.partition("=")[::2] for text in options)
     try:

@@ -20,18 +20,19 @@ from curation_assets.curation.select import reject_reason_sql
 from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
-from curation_assets.schemas.curated_clips import SCORES
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.outcomes import OutcomeClass, codes
+from curation_assets.schemas.ranks import RANK_COLUMNS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
-from curation_assets.settings import DedupSettings, SettingsError
+from curation_assets.settings import DedupSettings
 
 CODE_VERSION = "1"
 HISTOGRAM_BINS = 40
 _USABLE = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
+_ALIASES = {"raw_videos": "v", "clips": "c", "clip_scores": "s"}  # in the query that ranks
 _IN_MEMORY_BYTES = 512_000_000  # more vectors than this are kept in a file
 
 
@@ -119,18 +120,9 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
 
 def _rank_sql(rank: str) -> str:
     name = rank.removeprefix("-")
-    places = {
-        **{column: f"s.{column}" for column in (score.name for score in SCORES)},
-        **{column: f"c.{column}" for column in ("num_frames", "start_ns", "end_ns")},
-        **{
-            column: f"v.{column}"
-            for column in ("width_px", "height_px", "bit_rate_bps", "size_bytes", "last_modified", "duration_ns", "key", "source")
-        },
-        "num_pixels": "v.width_px * v.height_px",
-    }
-    if name not in places:
-        raise SettingsError(f"dedup.which_to_keep: no column {name!r}; there are {', '.join(sorted(places))}")
-    return f"{places[name]} {'DESC' if rank.startswith('-') else 'ASC'} NULLS LAST"
+    (view,) = (view for view, columns in RANK_COLUMNS.items() if name in columns)
+    place = "v.width_px * v.height_px" if name == "num_pixels" else f"{_ALIASES[view]}.{name}"
+    return f"{place} {'DESC' if rank.startswith('-') else 'ASC'} NULLS LAST"
 
 
 @contextmanager

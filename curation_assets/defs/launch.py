@@ -12,13 +12,15 @@ import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
-from curation_assets.configuration import load_config, resolve_settings, without_project_settings
+from curation_assets.configuration import check_overrides_are_taken, load_config, resolve_settings, without_project_settings
 from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.splitters import check_splitter
 from curation_assets.curation.status import num_pending
 from curation_assets.curation.transcoded_clips import check_encoders
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
 from curation_assets.defs.partitions import sync_partitions, video_sources
+from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import SettingsError
 from curation_assets.storage import errors
@@ -73,14 +75,14 @@ def launch(
         retry_failed: try failed items again.
 
     Raises:
-        SettingsError: the selection matches nothing, or clips are to be written with an encoder that this machine does not have.
+        SettingsError: the selection matches nothing, no source takes an override, or a splitter or an encoder of the run demands what this machine
+            does not have.
     """
     end_orphans(instance)
     sync_partitions(instance, registered)
     definitions = build_defs(overrides=overrides, config_path=config_path)
     asset_keys, corpus_keys = _select(definitions, select)
-    if dg.AssetKey(TRANSCODED_CLIPS.asset_key) in asset_keys:
-        _check_encoders(config_path, names, overrides or {})
+    _check_sources(config_path, names, overrides or {}, asset_keys)
     # A run's resource config replaces the definitions' own, so it is given whole.
     resource = {
         "config_path": str(config_path) if config_path else None,
@@ -190,12 +192,18 @@ def _waits_for_files(config_path: Path | None, names: Sequence[str], overrides: 
     )
 
 
-def _check_encoders(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Name an encoder that is not there before the first video is read."""
+def _check_sources(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any], assets: Sequence[dg.AssetKey]) -> None:
+    """Name what no source takes, and what splitters and encoders demand that is not there, before the first video is read."""
     config = load_config(config_path, overrides)
     registry = Warehouse.of(config).registry
     own = (registry.get(name).settings for name in names)
-    check_encoders([resolve_settings(config.processing(), tree, overrides, where="settings").transcoded_clips for tree in own])
+    settings = [resolve_settings(config.processing(), tree, overrides, where="settings") for tree in own]
+    check_overrides_are_taken(overrides, [item.clips.splitter for item in settings])
+    if dg.AssetKey(CLIPS.asset_key) in assets:
+        for item in settings:
+            check_splitter(item.clips.splitter)
+    if dg.AssetKey(TRANSCODED_CLIPS.asset_key) in assets:
+        check_encoders([item.transcoded_clips for item in settings])
 
 
 def _select(definitions: dg.Definitions, select: Sequence[str]) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:
@@ -206,11 +214,13 @@ def _select(definitions: dg.Definitions, select: Sequence[str]) -> tuple[list[dg
     for text in select:
         try:
             keys = dg.AssetSelection.from_string(text).resolve(graph) & known
-        except dg.DagsterInvalidSubsetError:
+        except dg.DagsterError:  # unknown assets, or no selection at all
             keys = set()
         if not keys:
             names = ", ".join("/".join(key.path) for key in sorted(known))
-            raise SettingsError(f"--select {text!r} matches no asset; there are {names}, and selections such as 'clips*' or '+frame_sets'")
+            raise SettingsError(
+                f"--select {text!r} matches no asset; there are {names}, and selections such as 'clips*' or '+frame_sets'; several are given by --select each"
+            )
         chosen |= keys
     partitioned = {key for key in chosen if graph.get(key).is_partitioned}
     return sorted(partitioned), sorted(chosen - partitioned)
