@@ -60,11 +60,12 @@ class CopyingInput:
         if not problem:
             path = folder / f"{item.span.id}.mp4"
             try:
+                sound = self._sound(item)
                 if how == "copy":
-                    self._copy(item, first, stop, path)
+                    self._copy(item, first, stop, path, sound)
                 else:
                     ends = (item.positions, item.end_pts)
-                    cut_smartly(self._source, self._reader, *ends, spec=spec.encoder, path=path, audio=self._sound(item))
+                    cut_smartly(self._source, self._reader, *ends, spec=spec.encoder, path=path, audio=sound)
                 depth: Depth = "keyframes" if how == "copy" else "all"
                 found = verify_file(path, times_ns=item.times_ns(self._index), depth=depth)
             except (EncodeError, VerifyError) as error:
@@ -75,7 +76,8 @@ class CopyingInput:
                 raise
             else:
                 outcome = Outcome.TRUNCATED if item.shortfall else Outcome.OK
-                return TranscodedClip(item.span, outcome, item.shortfall, path, how, found)
+                detail = "; ".join(filter(None, [item.shortfall, sound.detail]))
+                return TranscodedClip(item.span, outcome, detail, path, how, found)
         if spec.way == "copy":
             return TranscodedClip(item.span, Outcome.UNSUPPORTED, f"it cannot be copied: {problem}")
         item.note = problem if spec.way == "smart_cut" else ""
@@ -108,13 +110,12 @@ class CopyingInput:
             return "frames of its neighbours, or hidden ones, lie among its packets"
         return None
 
-    def _copy(self, item: WantedClip, first: int, stop: int, path: Path) -> None:
+    def _copy(self, item: WantedClip, first: int, stop: int, path: Path, audio: ClipAudio) -> None:
         assert self._reader is not None
         reader, index = self._reader, self._index
         pts = index.pts[first:stop] - item.pts[0]
         in_order = np.sort(pts)
         dts = in_order - int((in_order - pts).max())  # strictly ascending, and never after the pts, whatever the container says
-        audio = self._sound(item)
         packets = reader.packets(first, stop)
         head = next(packets)  # may open the container anew, so before the stream is taken as template
         template = reader.stream
