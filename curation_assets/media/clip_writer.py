@@ -212,8 +212,7 @@ class VideoEncoder:
         context.color_primaries, context.color_trc, context.colorspace = picture.colour
         context.color_range = 1  # limited
         configure(context, self._spec)
-        if picture.rotation_deg:
-            stream.set_display_rotation(picture.rotation_deg)
+        stream.set_display_matrix(picture.display_matrix)
         return stream
 
     def _mux_pipe(self) -> None:
@@ -227,8 +226,7 @@ class VideoEncoder:
                 def add_video(output: OutputContainer) -> VideoStream:
                     stream = output.add_stream_from_template(template, opaque=True)
                     stream.time_base = self._tick
-                    if self._picture.rotation_deg:
-                        stream.set_display_rotation(self._picture.rotation_deg)
+                    stream.set_display_matrix(self._picture.display_matrix)
                     return stream
 
                 self._writer = ClipWriter(self._path, audio=self._audio, last=self._last, add_video=add_video)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from curation_assets.media.color import FrameScaler, is_hdr
+from curation_assets.media.color import FrameScaler, display_matrix, is_hdr
 from curation_assets.media.decode import decode_targets
 from curation_assets.media.encoders import EncoderSpec, missing_encoder
 from curation_assets.media.errors import MediaError
@@ -188,6 +188,41 @@ def test_rotation_aspect_and_colours_stay(made, tmp_path):
         clips[way].path.unlink()
 
 
+@pytest.mark.parametrize("is_hdr_source", [False, True])
+@pytest.mark.parametrize("turn", [(-90, True, False), (0, True, False), (0, False, True), (90, True, False)])
+def test_mirrored_pictures_are_shown_alike(tmp_path, turn, is_hdr_source):
+    """As pixels for frame sets and tone-mapped clips, as the source's own matrix elsewhere."""
+    picture = np.full((64, 96, 3), 40, np.uint8)
+    picture[:32, :48], picture[32:, :48] = 220, 130  # top left, bottom left
+    degrees, is_hflipped, is_vflipped = turn
+    # as a player does it: turn, then mirror
+    shown = np.rot90(picture, degrees // 90)
+    shown = shown[:, ::-1] if is_hflipped else shown[::-1]
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx265" if is_hdr_source else "libx264", rate=25, options=makevideo._X265 if is_hdr_source else {})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le" if is_hdr_source else "yuv420p"
+        if is_hdr_source:
+            context = stream.codec_context
+            context.color_primaries, context.color_trc, context.colorspace = 9, 16, 9
+        stream.set_display_rotation(degrees, hflip=is_hflipped, vflip=is_vflipped)
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(picture)
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    _, (source, *_) = file_frames(path)
+    _, clips = make(path, [("a", 0, 10**9)], tmp_path / "out", ENCODE)
+    _, (frame, *_) = file_frames(clips["a"].path)
+    assert display_matrix(frame) == (None if is_hdr_source else display_matrix(source))
+    size = shown.shape[:2]
+    for image in (rgb(source, size), rgb(frame, size), FrameScaler().to_luma(source, height_px=size[0], width_px=size[1])):
+        rows, columns = (16, size[0] - 16), (16, size[1] - 16)
+        seen = [[float(image[row, column].mean()) for column in columns] for row in rows]
+        wanted = [[float(shown[row, column].mean()) for column in columns] for row in rows]
+        assert np.corrcoef(np.ravel(seen), np.ravel(wanted))[0, 1] > 0.9
+
+
 def test_hdr_is_mapped_or_kept(made, tmp_path):
     path = made("hdr")
     index, clips = make(path, [("sdr", 0, 10**9)], tmp_path / "out")
@@ -329,7 +364,7 @@ def test_sound_that_is_not_there_or_cannot_be_read(made, tmp_path):
                 output.mux(copy)
     _, clips = make(damaged, [("a", 0, 2 * 10**9)], tmp_path / "out", ENCODE)
     assert (clips["a"].outcome, clips["a"].file.has_audio) == ("ok", False)
-    assert "the audio was left out" in clips["a"].detail
+    assert "the sound was left out" in clips["a"].detail
 
 
 def test_a_truncated_end(tmp_path):
