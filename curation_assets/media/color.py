@@ -61,8 +61,9 @@ def display_size(frame: VideoFrame) -> tuple[int, int]:
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     """Read the matrix by which the player turns and mirrors the picture, nine numbers as in MP4; None where there is none."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    return None if matrix is None else tuple(np.frombuffer(bytes(matrix), np.int32).tolist())
+    if Type.DISPLAYMATRIX not in frame.side_data:
+        return None
+    return tuple(np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), np.int32).tolist())
 
 
 def is_hdr(frame: VideoFrame) -> bool:
