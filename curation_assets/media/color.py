@@ -7,11 +7,11 @@ covers) and bicubic where it grows, bit for bit the same on every processor. Sto
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -61,9 +61,9 @@ def display_size(frame: VideoFrame) -> tuple[int, int]:
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     """Read the matrix by which the player turns and mirrors the picture, nine numbers as in MP4; None where there is none."""
-    if Type.DISPLAYMATRIX not in frame.side_data:
-        return None
-    return tuple(np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), np.int32).tolist())
+    side_data = cast("SideDataContainer", frame.side_data)  # PyAV 18's stub says otherwise
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    return None if matrix is None else tuple(np.frombuffer(bytes(matrix), np.int32).tolist())
 
 
 def is_hdr(frame: VideoFrame) -> bool:
