@@ -11,6 +11,7 @@ from PIL import Image, ImageSequence
 
 from curation_assets.curation.looks import contact_sheet, spread
 from curation_assets.curation.warehouse import SourceRun
+from curation_assets.media.color import FrameScaler, display_size
 from curation_assets.media.errors import MediaError
 from curation_assets.media.source import open_container
 from curation_assets.schemas.previews import previews_table
@@ -56,10 +57,10 @@ def _first_pictures(run: SourceRun) -> str:
                 frame = next(container.decode(container.streams.video[0]))
         except (NotFound, MediaError, FFmpegError, LookupError, StopIteration):
             continue  # the check media_exists tells
-        height = round(_CELL_PX[0] * frame.height / frame.width)
-        rgb = frame.to_ndarray(format="rgb24", width=_CELL_PX[0], height=max(2, height))
-        picture = Image.fromarray(rgb).rotate(frame.rotation, expand=True)
-        thumbs.append((picture, f"{str(row['clip_id'])[:8]}  {row['how']}"))
+        height_px, width_px = display_size(frame)
+        scale = min(_CELL_PX[0] / width_px, _CELL_PX[1] / height_px)
+        rgb = FrameScaler().to_rgb(frame, height_px=max(2, round(height_px * scale)), width_px=max(2, round(width_px * scale)))
+        thumbs.append((Image.fromarray(rgb), f"{str(row['clip_id'])[:8]}  {row['how']}"))
     return f"\n\n{contact_sheet(thumbs)}" if thumbs else ""
 
 

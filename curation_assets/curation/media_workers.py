@@ -133,7 +133,7 @@ def transcode_piece(job: TranscodeJob) -> Result:
     def make(folder: Path) -> Iterator[tuple[str, Outcome, str, Path | None, Row]]:
         with reading(job.ref, whole=True) as source:
             index = PacketIndex.from_bytes(job.index)
-            for made in transcode_clips(source, index=index, spans=spans, spec=job.spec, folder=folder):
+            for made in transcode_clips(source, index=index, spans=spans, spec=job.spec, folder=folder, damaged=job.damaged):
                 file = made.file
                 columns: Row = {"how": made.how}
                 if file is not None:

@@ -373,6 +373,26 @@ def test_clips_that_cannot_be_copied_are_rows(project):
     assert project.work({"transcoded_clips": {"way": "copy"}}, retry_failed=True)["transcoded_clips"] == 3
 
 
+def test_damage_that_an_earlier_stage_saw_is_not_copied(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    path = makevideo.make_cfr(videos / "x.mp4", seconds=6, g="25", keyint_min="25", sc_threshold="0")
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    data[places[55] + 8 : places[60]] = bytes(places[60] - places[55] - 8)  # in the second clip
+    path.write_bytes(data)
+    project = Project(videos, str(tmp_path / "warehouse"), SPLIT, config=WITH_MEDIA)
+    project.run()
+    made = sorted(project.rows("transcoded_clips", ["how", "outcome", "detail", "num_frames", "uri"]), key=lambda row: row["num_frames"])
+    assert [(row["how"], row["outcome"]) for row in made] == [("encode", "truncated"), ("copy", "ok"), ("copy", "ok")]
+    assert "of 50 frames could not be decoded" in made[0]["detail"]
+    for row in made:
+        with av.open(project.warehouse.layout.uri(row["uri"])) as container:
+            assert sum(1 for _ in container.decode(video=0)) == row["num_frames"]
+    assert set(project.work().values()) == {0}
+
+
 def test_previews_have_the_pictures_proportions(project):
     (project.videos / "text.mp4").unlink()
     makevideo.make_cfr(project.videos / "wide.mp4", seconds=3, size=(320, 160))
