@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,10 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curation_assets.presets import PRESETS
-from curation_assets.settings import Config, ProcessingSettings, SettingsError
+from curation_assets.settings import SPLITTERS, Config, ProcessingSettings, SettingsError, Splitter
 
 _OF_THE_FILE = ("warehouse", "storage_options", "sources")
 _OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
+_OF_ALL_SOURCES = ("dedup",)
+_ONE_RATE = ("quality", "bit_rate_bps")  # of transcoded_clips: a level that gives one of them takes away the other of the levels below
 _ABSENT = object()
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,25 +51,114 @@ def with_presets(tree: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     if not isinstance(names, list):
         raise SettingsError(f"{where}: presets: expected a list of names, found {names!r}; there are {', '.join(PRESETS)}")
     for name in names:
-        if name not in PRESETS:
-            near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PRESETS)}"
-            raise SettingsError(f"{where}: presets: no preset is named {name!r}; {hint}")
-    return merge({}, *(PRESETS[name] for name in names), tree)
+        if not isinstance(name, str) or name not in PRESETS:
+            raise SettingsError(f"{where}: presets: no preset is named {name!r}; {_near(str(name), PRESETS, other='there are')}")
+    return _lay({}, *(PRESETS[name] for name in names), _with_method(tree))
 
 
-def resolve_settings(base: Mapping[str, Any], *overrides: Mapping[str, Any], where: str = "settings") -> ProcessingSettings:
-    """Merge overrides over a processing tree and validate the result.
+def _lay(base: Mapping[str, Any], *levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge levels of settings, later ones winning: as `merge`, and one rate takes the place of another."""
+    result = dict(base)
+    for level in levels:
+        own, known = level.get("transcoded_clips"), result.get("transcoded_clips")
+        if isinstance(own, Mapping) and isinstance(known, Mapping) and any(own.get(name) is not None for name in _ONE_RATE):
+            result["transcoded_clips"] = {key: value for key, value in known.items() if key not in _ONE_RATE}
+        result = merge(result, level)
+    return result
+
+
+def _splitter_of(tree: Mapping[str, Any]) -> Any:
+    clips = tree.get("clips")
+    return clips.get("splitter") if isinstance(clips, Mapping) else None
+
+
+def _with_splitter(tree: Mapping[str, Any], splitter: Mapping[str, Any]) -> dict[str, Any]:
+    return {**tree, "clips": {**tree["clips"], "splitter": splitter}}
+
+
+def _without_splitter(tree: Mapping[str, Any]) -> dict[str, Any]:
+    if _splitter_of(tree) is None:
+        return dict(tree)
+    return {**tree, "clips": {key: value for key, value in tree["clips"].items() if key != "splitter"}}
+
+
+def _with_method(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a bare name in place of a splitter's settings for its method."""
+    splitter = _splitter_of(tree)
+    return _with_splitter(tree, {"method": splitter}) if isinstance(splitter, str) else dict(tree)
+
+
+def _without_other_methods_keys(run: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a run's overrides what only other splitters than the source's have: it is meant for other sources."""
+    splitter, known = _splitter_of(run), _splitter_of(base)
+    model = SPLITTERS.get(str(known.get("method"))) if isinstance(known, Mapping) else None
+    if model is None or not isinstance(splitter, Mapping) or "method" in splitter:
+        return dict(run)
+    return _with_splitter(run, {key: value for key, value in splitter.items() if key in model.model_fields or not _methods_with(key)})
+
+
+def _methods_with(key: str) -> list[str]:
+    return [method for method, model in SPLITTERS.items() if key in model.model_fields]
+
+
+def untaken_keys(run: Mapping[str, Any], splitter: Splitter) -> set[str]:
+    """List the keys of `clips.splitter` in a run's overrides that this splitter does not have, so that they leave its source alone."""
+    given = _splitter_of(with_presets(run, where="settings of this run"))
+    if not isinstance(given, Mapping) or "method" in given:
+        return set()
+    return {key for key in given if key not in SPLITTERS[splitter.method].model_fields}
+
+
+def check_overrides_are_taken(run: Mapping[str, Any], splitters: Iterable[Splitter], *, where: str = "--set") -> None:
+    """Refuse a run's overrides that none of its sources takes.
+
+    Args:
+        run: the overrides.
+        splitters: of the run's sources.
+        where: named in the message.
+
+    Raises:
+        SettingsError: names the key, the methods that it belongs to and those that there are.
+    """
+    known = list(splitters)
+    for key in sorted(set.intersection(*(untaken_keys(run, splitter) for splitter in known)) if known else ()):
+        methods = " and ".join(sorted({splitter.method for splitter in known}))
+        raise SettingsError(f"{where}: {_of_other_methods(f'clips.splitter.{key}')}, and the sources of this run have {methods}")
+
+
+def _of_other_methods(key: str) -> str:
+    return f"{key} belongs to method {' or '.join(_methods_with(key.rpartition('.')[2]))}"
+
+
+def resolve_settings(
+    base: Mapping[str, Any], own: Mapping[str, Any] | None = None, run: Mapping[str, Any] | None = None, *, where: str = "settings"
+) -> ProcessingSettings:
+    """Merge the settings of a source and of a run over a processing tree and validate the result.
 
     Args:
         base: a processing tree, for example `Config.processing()`.
-        overrides: partial trees, the later ones winning: the source's, then the run's.
+        own: the source's part of the tree.
+        run: this run's, which wins. Keys of a splitter's that is not this source's are for other sources; `untaken_keys` lists them.
         where: named in the message.
 
     Raises:
         SettingsError: a key or a value is wrong.
     """
-    return _validated(ProcessingSettings, merge(base, *(with_presets(tree, where=where) for tree in overrides)), where=where)
+    tree = dict(base)
+    if own:
+        tree = _lay(tree, _narrower(own, where=where))
+    if run:
+        tree = _lay(tree, _without_other_methods_keys(_narrower(run, where=where), tree))
+    return _validated(ProcessingSettings, tree, where=where)
+
+
+def _narrower(tree: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Put presets under a tree that lies over the project's."""
+    if tree.get("presets") == []:
+        raise SettingsError(
+            f"{where}: presets: [] takes nothing away, the project's presets stay; give the keys that are to differ from them"
+        )
+    return with_presets(tree, where=where)
 
 
 def check_narrower_settings(own: Mapping[str, Any], *, where: str) -> None:
@@ -76,7 +167,11 @@ def check_narrower_settings(own: Mapping[str, Any], *, where: str) -> None:
     Raises:
         SettingsError: such a key is there.
     """
-    for key in _OF_THE_PROJECT:
+    _refuse(own, _OF_THE_PROJECT, where=where)
+
+
+def _refuse(own: Mapping[str, Any], keys: Sequence[str], *, where: str) -> None:
+    for key in keys:
         part: Any = own
         for name in key.split("."):
             part = part.get(name, _ABSENT) if isinstance(part, Mapping) else _ABSENT
@@ -84,6 +179,16 @@ def check_narrower_settings(own: Mapping[str, Any], *, where: str) -> None:
             raise SettingsError(
                 f"{where}: {key} is for the whole project; put it at the top level of the settings file, or give --set {key}=… to curation-assets run"
             )
+
+
+def check_source_settings(own: Mapping[str, Any], *, where: str) -> None:
+    """Refuse, in the settings of one source, also what is of all sources together.
+
+    Raises:
+        SettingsError: such a key is there.
+    """
+    check_narrower_settings(own, where=where)
+    _refuse(own, _OF_ALL_SOURCES, where=where)
 
 
 def without_project_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +218,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"--set {text!r}: the value is not YAML: {error}") from error
         for name in reversed(names):
             parsed = {name: parsed}
-        tree = merge(tree, parsed)
+        tree = merge(tree, _with_method(parsed))
     return tree
 
 
@@ -156,15 +261,20 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
             raise SettingsError(f"{path}: expected a mapping of settings at the top, found {type(tree).__name__}")
     where = str(path) if path else "settings"
     base = path.parent if path else Path.cwd()
-    config = _validated(Config, with_presets(tree, where=where), where=where)
+    config = project = _validated(Config, with_presets(tree, where=where), where=where)
+    base_tree = project.processing()
     if overrides:  # over the defaults too, as a run merges them: a part of a frame set that is not named keeps its value
-        merged = merge(config.processing(), with_presets(overrides, where="--set"))
-        config = _validated(Config, {**config.model_dump(mode="json"), **merged}, where="--set")
+        run = _without_other_methods_keys(_narrower(overrides, where="--set"), base_tree)
+        if project.sources and all(_splitter_of(with_presets(source.settings, where=where)) for source in project.sources.values()):
+            run = _without_splitter(run)  # judged by each source's own
+        config = _validated(Config, {**project.model_dump(mode="json"), **_lay(base_tree, run)}, where="--set").based_on(base_tree)
     sources = {}
-    for name, source in config.sources.items():
+    for name, source in project.sources.items():
         place = f"{where}: sources.{name}.settings"
-        check_narrower_settings(source.settings, where=place)
-        resolve_settings(config.processing(), source.settings, overrides or {}, where=place)
+        check_source_settings(source.settings, where=place)
+        resolve_settings(base_tree, source.settings, where=place)
+        if overrides:
+            resolve_settings(base_tree, source.settings, overrides, where=f"--set, for source {name!r}")
         sources[name] = source.model_copy(update={"uri": absolute_uri(source.uri, base)})
     return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources})
 
@@ -186,13 +296,31 @@ def _validated(model: type[M], tree: Mapping[str, Any], *, where: str) -> M:
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
     path, model_at_end = _resolve(model, [str(part) for part in problem["loc"]])
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        known = list(model_at_end.model_fields) if model_at_end else []
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"unknown key {key!r}; {hint}"
-    return f"{key}: {problem['msg']} (got {problem['input']!r})" if key else str(problem["msg"])
+    key, found = ".".join(path), problem["input"]
+    match problem["type"]:
+        case "extra_forbidden" if model_at_end in SPLITTERS.values() and _methods_with(path[-1]):
+            (method,) = (name for name, splitter in SPLITTERS.items() if splitter is model_at_end)
+            return f"{_of_other_methods(key)}, and the method here is {method}"
+        case "extra_forbidden":
+            known = list(model_at_end.model_fields) if model_at_end else []
+            return f"unknown key {key!r}; {_near(path[-1], known, other='known here')}"
+        case "union_tag_invalid":
+            method = problem["ctx"]["tag"]
+            return f"{key}: no method is named {method!r}; {_near(method, SPLITTERS, other='there are')}"
+        case "finite_number":
+            field = model_at_end.model_fields.get(path[-1]) if model_at_end else None
+            is_nullable = field is not None and type(None) in get_args(field.annotation)
+            hint = "" if not is_nullable else "; null means no limit" if path[-1].startswith("max_") else "; or null"
+            return f"{key}: expected a finite number{hint} (got {found!r})"
+        case "model_type" | "dict_type":
+            return f"{key}: expected a mapping of settings (got {found!r})"
+    text = problem["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, [key, text])) + ("" if isinstance(found, Mapping) or not key else f" (got {found!r})")
+
+
+def _near(name: str, known: Iterable[str], *, other: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"{other}: {', '.join(sorted(known))}"
 
 
 def _resolve(model: Any, location: Sequence[str]) -> tuple[list[str], type[BaseModel] | None]:

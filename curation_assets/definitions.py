@@ -35,7 +35,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
     path = find_config(str(config_path) if config_path else None)
     config = load_config(path, overrides)
     tables, corpus = table_specs(config), corpus_specs(config)
-    check_all_packages(config)
+    check_all_packages(config, overrides)
     return dg.Definitions(
         assets=[
             raw_videos,

@@ -14,7 +14,7 @@ ROOT = Path(curation_assets.__file__).parent
 ALLOWED = {
     "schemas": set(),
     "presets": set(),
-    "settings": {"presets"},
+    "settings": {"presets", "schemas"},
     "configuration": {"settings", "presets"},
     "media": {"schemas"},
     "storage": {"schemas"},

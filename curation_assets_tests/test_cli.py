@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import pytest
 
 import curation_assets
 from curation_assets import cli
+from curation_assets.curation import splitters
+from curation_assets.storage.leases import Lease
+from curation_assets.storage.objects import open_store
 from curation_assets_tests import makevideo
 
 SPLIT = ["--set", "clips.splitter.clip_len_s=2"]
@@ -224,6 +228,10 @@ def test_limit_select_and_config_anywhere(call, place, samples):
         (["run", "--set", "embeddings.models=[fingerprin]", "--source", "x=."], "fingerprint"),
         (["run", "--set", "storage_options={aws_region: x}"], "settings file"),
         (["run", "--set", "warehouse=./x"], "settings file"),
+        (["cut", "0123", "-o", "clip.avi"], "give it a name that ends with .mp4"),
+        (["cut", "0123", "-o", "clip"], "give it a name that ends with .mp4"),
+        (["cut", "0123", "--set", "clips.splitter.clip_len_s=3"], "settings of transcoded_clips alone, not of clips"),
+        (["sources", "add", "x", ".", "--set", "dedup.eps=0.1"], "dedup is for the whole project"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(call, words, message):
@@ -248,10 +256,60 @@ def test_a_missing_encoder_is_named_before_any_work(call, place, samples, monkey
     assert call("run", "--source", "mine", "--select", "raw_videos", "--set", "transcoded_clips.encoder=libopenh264", *INLINE)[0] == 0
 
 
-def test_select_that_matches_nothing(call, samples):
-    code, _, err = call("run", "--source", f"mine={samples}", "--select", "clipz")
+@pytest.mark.parametrize("text", ["clipz", "raw_videos,clips", "clips and", "((", ""])
+def test_select_that_matches_nothing(call, samples, text):
+    code, _, err = call("run", "--source", f"mine={samples}", "--select", text)
     assert code == 2
+    assert f"--select {text!r} matches no asset" in err
     assert "embeddings/fingerprint" in err
+    assert "Traceback" not in err
+
+
+def test_overrides_reach_the_splitter_of_each_source(call, place, samples):
+    (place / "curation.yaml").write_text(
+        f"""
+sources:
+  scenes: {{uri: '{samples}', settings: {{clips: {{splitter: {{method: content, min_clip_len_s: 0}}}}}}}}
+  grid: {{uri: '{samples}'}}
+engine: {{workers: 0}}
+"""
+    )
+    for words, key, method in (
+        (["--source", "grid", "--select", "*clips"], "max_clip_len_s", "fixed_stride"),
+        (["--source", "scenes", "--dry-run"], "clip_len_s", "content"),
+    ):
+        code, _, err = call("run", *words, "--set", f"clips.splitter.{key}=4")
+        assert code == 2
+        assert f"clips.splitter.{key} belongs to method" in err
+        assert f"the sources of this run have {method}" in err
+    for words in (["--set", "clips.splitter.clip_len_s=3"], ["--source", "scenes", "--set", "clips.splitter.max_clip_len_s=1"]):
+        code, _, err = call("run", "--select", "*clips", *words)
+        assert code == 0, err
+    rows = json.loads(call("sql", "--json", "select source, max(end_ns - start_ns) as longest from clips group by 1 order by 1")[1])
+    assert rows == [{"source": "grid", "longest": 3_000_000_000}, {"source": "scenes", "longest": 1_000_000_000}]
+
+
+@pytest.mark.parametrize(
+    ("splitter", "message"),
+    [
+        ({"method": "transnetv2", "weights": "/nowhere/w.pth"}, "clips.splitter.weights: there is no file /nowhere/w.pth"),
+        ({"method": "transnetv2", "device": "cuda"}, "clips.splitter: device is cuda, and torch finds no CUDA device here"),
+        ({"method": "content", "decoder": "nvdec"}, "clips.splitter.decoder is nvdec, and FFmpeg finds no CUDA device"),
+    ],
+)
+def test_what_a_splitter_demands_is_named_before_any_work(call, place, samples, splitter, message):
+    if splitters.missing_packages(splitter["method"]):
+        pytest.skip("extra shots")
+    if "weights" not in splitter and splitters.nvdec.why_missing() is None:
+        pytest.skip("there is a GPU")
+    tree = {"sources": {"grid": {"uri": str(samples)}, "scenes": {"uri": str(samples), "settings": {"clips": {"splitter": splitter}}}}}
+    (place / "curation.yaml").write_text(json.dumps(tree))
+    for words in (["config", "check"], ["run", *INLINE[:2]]):
+        code, _, err = call(*words)
+        assert (code, err.count(message)) == (2, 1)
+    assert not (place / "warehouse" / "tables").exists()
+    if "weights" not in splitter:  # without weights nobody can say which clips are stale
+        assert call("run", "--source", "scenes", "--select", "raw_videos", *INLINE[:2])[0] == 0, "what needs no splitter runs without"
 
 
 def test_unreadable_source_is_exit_3(call, place):
@@ -374,6 +432,56 @@ def test_what_is_of_the_project_is_refused_for_one_source(call, samples, setting
     code, _, err = call("sources", "add", "mine", samples, "--set", setting)
     assert code == 2
     assert "whole project" in err
+
+
+def test_a_removed_source_leaves_nothing_behind(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    (place / "curation.yaml").write_text("previews: {small: {height_px: 90}}\n")  # 240p is forgotten
+    registry = call("sources", "list", "--json")[1]
+    assert json.loads(registry)
+    lease = Lease(open_store(str(place / "warehouse")), "leases/clips/mine/", run_id="r1")
+    with lease:
+        code, _, err = call("sources", "remove", "mine", "--delete-tables")
+        assert code == 3
+        assert "run r1" in err
+    assert json.loads(call("sql", "select count(*) as n from curated_clips", "--json")[1]) == [{"n": 3}]
+    assert call("sources", "remove", "mine", "--delete-tables")[0] == 0
+    assert not [path for name in ("tables/previews", "media") for path in (place / "warehouse" / name).rglob("*") if path.is_file()]
+    assert json.loads(call("sql", "select count(*) as n from curated_clips", "--json")[1]) == [{"n": 0}]
+    assert call("status", "--html", "page.html")[0] == 0
+
+
+def test_the_kept_one_of_skipped_duplicates_may_go(call, place, samples):
+    videos = place / "videos"
+    videos.mkdir()
+    makevideo.make_cuts(videos / "a.mp4", seconds=3, scenes=1)
+    shutil.copyfile(videos / "a.mp4", videos / "b.mp4")
+    arguments = ("run", "--source", f"mine={videos}", *INLINE, "--set", "transcoded_clips.skip_duplicates=true", "--json")
+    assert json.loads(call(*arguments)[1])["corpus"]["curated_clips"]["outcomes"] == {"duplicate": 1, "selected": 1}
+    assert json.loads(call(*arguments)[1])["sources"][0]["tables"]["transcoded_clips"]["outcomes"] == {"ok": 1}
+    (videos / "a.mp4").unlink()
+    document = json.loads(call(*arguments)[1])
+    assert document["corpus"]["curated_clips"]["outcomes"] == {"selected": 1}
+    assert len(document["run_ids"]) == 4
+
+
+def test_a_damaged_file_is_a_warning(call, place, samples):
+    call("run", "--source", f"mine={samples}", *INLINE)
+    path = next((place / "warehouse" / "media" / "transcoded_clips").rglob("*.mp4"))
+    os.truncate(path, 100)
+    code, _, err = call("run", *INLINE)
+    assert code == 0
+    assert "warning: transcoded_clips: 1 of 3 files are missing or damaged" in err
+    assert "--retry-failed" in err
+    assert call("status", "--html", "page.html")[0] == 0
+    assert "warning" not in call("run", "--retry-failed", *INLINE)[2]
+    assert path.stat().st_size > 100
+
+
+def test_a_selection_that_can_do_nothing_yet(call, samples):
+    code, _, err = call("run", "--source", f"mine={samples}", "--select", "clips", *INLINE)
+    assert code == 0
+    assert "nothing was listed yet" in err
 
 
 def test_a_page_of_clips(call, place, samples):

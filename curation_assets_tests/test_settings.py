@@ -5,7 +5,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation_assets.configuration import absolute_uri, find_config, load_config, merge, parse_assignments, resolve_settings
+from curation_assets.configuration import (
+    absolute_uri,
+    check_overrides_are_taken,
+    find_config,
+    load_config,
+    merge,
+    parse_assignments,
+    resolve_settings,
+)
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.curated_clips import SCORES
+from curation_assets.schemas.ranks import RANK_COLUMNS
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.settings import Config, SettingsError, SourceSettings
 
 
@@ -22,8 +34,10 @@ def test_later_levels_win_and_leave_the_rest(tmp_path):
             "sources": {"a": {"uri": "videos", "settings": {"clips": {"splitter": {"clip_len_s": 6}}}}},
         },
     )
-    config = load_config(path, {"engine": {"workers": 0}})
-    source = resolve_settings(config.processing(), config.sources["a"].settings)
+    overrides = {"engine": {"workers": 0}}
+    config = load_config(path, overrides)
+    assert config.engine.workers == 0
+    source = resolve_settings(config.processing(), config.sources["a"].settings, overrides)
     assert (source.clips.splitter.clip_len_s, source.clips.splitter.min_clip_len_s, source.engine.workers) == (6, 1, 0)
     run = resolve_settings(config.processing(), config.sources["a"].settings, parse_assignments(["clips.splitter.clip_len_s=4"]))
     assert (run.clips.splitter.clip_len_s, run.clips.splitter.min_clip_len_s) == (4, 1)
@@ -80,6 +94,28 @@ def test_wrong_settings_name_the_key_and_the_file(tmp_path, tree, message):
     with pytest.raises(SettingsError, match=message) as caught:
         load_config(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ("clips: {splitter: {method: content, crop_s: .inf}}", r"clips.splitter.crop_s: expected a finite number \(got inf\)"),
+        ("clips: {splitter: {method: content, max_clip_len_s: .inf}}", "clips.splitter.max_clip_len_s: .* null means no limit"),
+        ("clips: {splitter: {start_offset_s: .inf}}", "clips.splitter.start_offset_s: expected a finite number"),
+        ("clips: {splitter: {clip_stride_s: .inf}}", r"clips.splitter.clip_stride_s: expected a finite number; or null"),
+        ("clips: {splitter: {start_offset_s: 1.0e+300}}", "clips.splitter.start_offset_s: .*less than or equal to 1"),
+        ("clip_scores: {thresholds: {min_sharpness: .inf}}", "clip_scores.thresholds.min_sharpness: expected a finite number"),
+        ("raw_videos: {limits: {max_duration_s: .inf}}", "raw_videos.limits.max_duration_s: .* null means no limit"),
+        ("previews: {240p: {seconds: .nan}}", "previews.240p.seconds: expected a finite number; or null"),
+        (
+            "sources: {a: {uri: x, settings: {clips: {splitter: {end_offset_s: -.inf}}}}}",
+            "settings: clips.splitter.end_offset_s: expected a finite",
+        ),
+    ],
+)
+def test_numbers_are_finite(tmp_path, tree, message):
+    with pytest.raises(SettingsError, match=message):
+        load_config(write(tmp_path / "c.yaml", tree))
 
 
 def test_several_mistakes_are_told_at_once(tmp_path):
@@ -155,6 +191,17 @@ def test_decoder_aliases(alias, decoder):
         ({"method": "transnetv2", "min_clip_len_s": 5, "max_clip_len_s": 4}, "min_clip_len_s 5.0 is above max_clip_len_s 4.0"),
         ({"method": "content", "detector": "hash", "bins": 8}, "the detector hash takes .*'lowpass', 'size', 'threshold'.*, not .*'bins'"),
         ({"method": "content", "decoder": "gpu"}, "clips.splitter.decoder: .*'auto', 'cpu' or 'nvdec'"),
+        ("transnet", "^settings: clips.splitter: no method is named 'transnet'; did you mean 'transnetv2'\\?$"),
+        ("zzz", "no method is named 'zzz'; there are: content, fixed_stride, transnetv2$"),
+        (
+            {"max_clip_len_s": 10},
+            "clips.splitter.max_clip_len_s belongs to method transnetv2 or content, and the method here is fixed_stride$",
+        ),
+        (
+            {"method": "content", "clip_len_s": 5},
+            "clips.splitter.clip_len_s belongs to method fixed_stride, and the method here is content$",
+        ),
+        (None, r"clips.splitter: expected a mapping of settings \(got None\)"),
     ],
 )
 def test_wrong_splitters_are_named(splitter, message):
@@ -181,3 +228,126 @@ def test_presets_lie_under_the_tree_that_names_them(tmp_path):
     for names, message in ((["scene_segment"], "did you mean 'scene_segments'"), ("scene_segments", "expected a list")):
         with pytest.raises(SettingsError, match=message):
             load_config(write(tmp_path / "wrong.yaml", {"presets": names}))
+
+
+def test_a_bare_name_is_a_splitters_method(tmp_path):
+    path = write(tmp_path / "c.yaml", {"presets": ["scene_segments"], "clips": {"splitter": "transnetv2"}, "sources": {"a": {"uri": "x"}}})
+    splitter = load_config(path).clips.splitter
+    assert (splitter.method, splitter.max_clip_len_s) == ("transnetv2", 10), "of the same method, the preset's other keys stay"
+    for words in (["clips.splitter=content", "clips.splitter.threshold=30"], ["clips.splitter=content"]):
+        config = load_config(path, parse_assignments(words))
+        assert (config.clips.splitter.method, config.clips.splitter.max_clip_len_s) == ("content", 60)
+        assert config.clips.splitter.threshold == (30 if len(words) > 1 else None)
+
+
+def rates(text, words=(), tmp_path=None):
+    overrides = parse_assignments(words)
+    config = load_config(write(tmp_path / "c.yaml", text), overrides)
+    found = resolve_settings(config.processing(), config.sources["a"].settings, overrides).transcoded_clips
+    return found.way, found.quality, found.bit_rate_bps
+
+
+@pytest.mark.parametrize(
+    ("project", "source", "words", "expected"),
+    [
+        ("presets: [peers_4mbps]\ntranscoded_clips: {quality: 20}", "{}", [], ("encode", 20, None)),
+        ("presets: [peers_4mbps]", "{transcoded_clips: {quality: 20}}", [], ("encode", 20, None)),
+        ("presets: [peers_4mbps]", "{}", ["transcoded_clips.quality=20"], ("encode", 20, None)),
+        ("", "{presets: [peers_4mbps], transcoded_clips: {quality: 20}}", [], ("encode", 20, None)),
+        ("transcoded_clips: {quality: 20}", "{presets: [peers_4mbps]}", [], ("encode", None, 4_000_000)),
+        ("transcoded_clips: {quality: 20}", "{}", ["presets=[peers_4mbps]"], ("encode", None, 4_000_000)),
+        ("", "{presets: [peers_4mbps]}", ["transcoded_clips.quality=20"], ("encode", 20, None)),
+        ("presets: [peers_4mbps]", "{transcoded_clips: {quality: null}}", [], ("encode", None, 4_000_000)),
+    ],
+)
+def test_one_rate_takes_the_place_of_the_other(tmp_path, project, source, words, expected):
+    assert rates(f"{project}\nsources: {{a: {{uri: x, settings: {source}}}}}\n", words, tmp_path) == expected
+
+
+def test_two_rates_of_one_level_are_refused(tmp_path):
+    both = {"quality": 20, "bit_rate_bps": 4_000_000}
+    for tree in ({"transcoded_clips": both}, {"sources": {"a": {"uri": "x", "settings": {"transcoded_clips": both}}}}):
+        with pytest.raises(SettingsError, match=r"transcoded_clips: quality and bit_rate_bps are both given; leave one out$"):
+            load_config(write(tmp_path / "c.yaml", tree))
+    with pytest.raises(SettingsError, match="both given"):
+        load_config(None, parse_assignments(["transcoded_clips.quality=20", "transcoded_clips.bit_rate_bps=4000000"]))
+
+
+@pytest.mark.parametrize("names", [[["a"]], [{"x": 1}], [None], "scene_segments", None])
+def test_wrong_presets_are_named(tmp_path, names):
+    for tree in ({"presets": names}, {"sources": {"a": {"uri": "x", "settings": {"presets": names}}}}):
+        with pytest.raises(SettingsError, match=r"presets: .*scene_segments"):
+            load_config(write(tmp_path / "c.yaml", tree))
+
+
+def test_no_presets_take_nothing_away(tmp_path):
+    path = write(tmp_path / "c.yaml", {"presets": ["scene_segments"], "sources": {"a": {"uri": "x", "settings": {"presets": []}}}})
+    with pytest.raises(SettingsError, match=r"sources.a.settings: presets: \[\] takes nothing away"):
+        load_config(path)
+    with pytest.raises(SettingsError, match=r"--set: presets: \[\] takes nothing away"):
+        load_config(write(path, {"presets": ["scene_segments"]}), parse_assignments(["presets=[]"]))
+    assert load_config(write(path, {"presets": []})).presets == []
+
+
+def splitter_of(tree, words, tmp_path):
+    overrides = parse_assignments(words)
+    config = load_config(write(tmp_path / "c.yaml", {"sources": {"a": {"uri": "x", "settings": tree}}}), overrides)
+    return resolve_settings(config.processing(), config.sources["a"].settings, overrides).clips.splitter
+
+
+def test_overrides_are_judged_where_they_apply(tmp_path):
+    scenes = {"presets": ["scene_segments"]}
+    assert splitter_of(scenes, ["clips.splitter.max_clip_len_s=4"], tmp_path).max_clip_len_s == 4
+    assert splitter_of(scenes, ["clips.splitter.min_clip_len_s=15", "clips.splitter.max_clip_len_s=30"], tmp_path).min_clip_len_s == 15
+    assert splitter_of(scenes, ["clips.splitter.clip_len_s=4"], tmp_path) == splitter_of(scenes, [], tmp_path)
+    grid = {"clips": {"splitter": {"clip_len_s": 5}}}
+    assert splitter_of(grid, ["presets=[scene_segments]"], tmp_path).max_clip_len_s == 10
+    for words, message in (
+        (["clips.splitter.max_clp_len_s=4"], "--set.*unknown key 'clips.splitter.max_clp_len_s'; did you mean 'max_clip_len_s'"),
+        (["clips.splitter.min_clip_len_s=15"], "--set, for source 'a': clips.splitter: min_clip_len_s 15.0 is above max_clip_len_s 10.0"),
+        (["clips.splitter=3"], "clips.splitter: expected a mapping"),
+        (["clips=3"], "clips: expected a mapping"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            splitter_of(scenes, words, tmp_path)
+
+
+def test_a_key_that_no_source_takes_is_named(tmp_path):
+    grid, scenes = splitter_of({}, [], tmp_path), splitter_of({"presets": ["scene_segments"]}, [], tmp_path)
+    overrides = parse_assignments(["clips.splitter.max_clip_len_s=4", "clips.splitter.min_clip_len_s=1"])
+    check_overrides_are_taken(overrides, [grid, scenes])
+    check_overrides_are_taken(parse_assignments(["clips.splitter.method=content", "clips.splitter.threshold=9"]), [grid])
+    with pytest.raises(
+        SettingsError, match=r"--set: clips.splitter.max_clip_len_s belongs to method transnetv2 or content, and .* have fixed_stride"
+    ):
+        check_overrides_are_taken(overrides, [grid, grid])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("biggest", r"^.*dedup.which_to_keep: expected hard, easy, random, or a list of columns .* \(got 'biggest'\)$"),
+        ([], "expected hard, easy, random"),
+        (3, "expected hard, easy, random"),
+        (["-num_pixel"], "dedup.which_to_keep: no column '-num_pixel'; there are .*num_pixels"),
+        (["--num_pixels"], "no column '--num_pixels'"),
+        ([3], "no column 3"),
+    ],
+)
+def test_ways_to_keep_are_checked_when_they_are_read(tmp_path, value, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        load_config(write(tmp_path / "c.yaml", {"dedup": {"which_to_keep": value}}))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_columns_that_rank_are_those_of_the_views():
+    specs = {"raw_videos": RAW_VIDEOS, "clips": CLIPS}
+    for view, spec in specs.items():
+        assert set(RANK_COLUMNS[view]) - {"num_pixels"} <= set(spec.view_columns)
+    assert RANK_COLUMNS["clip_scores"] == tuple(score.name for score in SCORES)
+
+
+def test_dedup_is_for_all_sources(tmp_path):
+    with pytest.raises(SettingsError, match=r"sources.a.settings: dedup is for the whole project"):
+        load_config(write(tmp_path / "c.yaml", {"sources": {"a": {"uri": "x", "settings": {"dedup": {"eps": 0.1}}}}}))
+    assert load_config(None, {"dedup": {"eps": 0.1}}).dedup.eps == 0.1

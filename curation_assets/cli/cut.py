@@ -26,6 +26,10 @@ def cut(context: click.Context, clip_id: str, path: Path | None, assignments: tu
     from curation_assets.curation.recut import CutError, cut_clip
 
     overrides = parse_assignments(assignments)
+    if others := sorted(set(overrides) - {"transcoded_clips"}):
+        raise SettingsError(f"--set: cut takes settings of transcoded_clips alone, not of {', '.join(others)}")
+    if path is not None and path.suffix.lower() != ".mp4":
+        raise SettingsError(f"--output {path}: the file is an MP4 file; give it a name that ends with .mp4")
     _, config = settings_of(context, overrides)
     path = path or Path(f"{clip_id}.mp4")
     try:

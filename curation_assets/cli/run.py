@@ -154,6 +154,12 @@ def curate(
         out.print(f"\n{seconds:.1f} s; tables lie in {config.warehouse}", soft_wrap=True)
     for message in result.errors:
         err.print(f"error: {message}", markup=False, soft_wrap=True)
+    for message in result.warnings:
+        err.print(f"warning: {message}", markup=False, soft_wrap=True)
+    if select and not any(status["raw_videos"]["outcomes"] for status in statuses.values()):
+        err.print(
+            "nothing was listed yet: name raw_videos too, for example --select '*clips' for clips and all that it needs", markup=False
+        )
     if result.errors:
         return EXIT_RUN_FAILED
     fraction = failed_fraction(list(statuses.values()))
@@ -207,6 +213,7 @@ def _dry_run(
     limit: int | None,
     retry_failed: bool,
 ) -> None:
+    from curation_assets.configuration import check_overrides_are_taken, resolve_settings
     from curation_assets.curation.estimate import estimate_run
     from curation_assets.curation.progress import format_seconds
     from curation_assets.curation.sources import SourceRecord
@@ -218,9 +225,13 @@ def _dry_run(
     missing = [name for name in names if name not in records]
     if missing:
         raise SettingsError(f"no source named {missing[0]!r}; known: {', '.join(sorted(records)) or 'none yet'}")
+    chosen = [records[name] for name in names or sorted(records)]
+    check_overrides_are_taken(
+        overrides, [resolve_settings(config.processing(), record.settings, overrides).clips.splitter for record in chosen]
+    )
     estimates = []
-    for name in names or sorted(records):
-        with source_run(config, records[name], overrides=overrides, limit=limit, retry_failed=retry_failed) as source:
+    for record in chosen:
+        with source_run(config, record, overrides=overrides, limit=limit, retry_failed=retry_failed) as source:
             estimates.append(estimate_run(source))
     if as_json:
         print_json({"sources": [item.as_dict() for item in estimates]})

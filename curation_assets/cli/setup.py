@@ -32,17 +32,20 @@ def config_check(context: click.Context) -> None:
     """Check the settings file: keys, values, models, and the settings of every source."""
     from curation_assets.configuration import resolve_settings
     from curation_assets.curation.sources import SourceRecord
-    from curation_assets.curation.splitters import check_all_packages
+    from curation_assets.curation.splitters import check_splitter
     from curation_assets.curation.warehouse import table_specs
 
     path, checked = settings_of(context)
     try:
         table_specs(checked)
-        check_all_packages(checked)
+        check_splitter(checked.clips.splitter)
         for name, settings in checked.sources.items():
             SourceRecord.from_settings(name, settings)
+            check_splitter(resolve_settings(checked.processing(), settings.settings).clips.splitter)
         for record in source_records(checked):
-            table_specs(resolve_settings(checked.processing(), record.settings, where=f"source {record.name!r}"))
+            own = resolve_settings(checked.processing(), record.settings, where=f"source {record.name!r}")
+            table_specs(own)
+            check_splitter(own.clips.splitter)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     out.print(f"{path or 'no settings file: defaults'}: fine", markup=False, soft_wrap=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from curation_assets.cli.base import absolute, cell, cli, out, print_json, refuse_other_uri, settings_of, source_records, with_json
+from curation_assets.cli.base import absolute, cell, cli, err, out, print_json, refuse_other_uri, settings_of, source_records, with_json
 from curation_assets.configuration import parse_assignments
-from curation_assets.settings import SettingsError, SourceSettings
+from curation_assets.settings import Config, SettingsError, SourceSettings
 
 
 @cli.group()
@@ -32,13 +32,13 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
     """Add a source, or replace it: a folder, a store prefix, or a manifest."""
     from pydantic import ValidationError
 
-    from curation_assets.configuration import check_narrower_settings, resolve_settings
+    from curation_assets.configuration import check_source_settings, resolve_settings
     from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import Warehouse
 
     path, config = settings_of(context)
     tree = parse_assignments(assignments)
-    check_narrower_settings(tree, where=f"source {name!r}")
+    check_source_settings(tree, where=f"source {name!r}")
     resolve_settings(config.processing(), tree, where=f"source {name!r}")
     pairs = dict(text.partition("=")[::2] for text in options)
     try:
@@ -89,26 +89,38 @@ def sources_list(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def sources_remove(context: click.Context, name: str, delete_tables: bool) -> None:
     """Forget a source; its videos are never touched."""
-    from curation_assets.curation.query import all_specs
+    from curation_assets.curation.removal import delete_source_tables
     from curation_assets.curation.sources import checked_name
     from curation_assets.curation.warehouse import Warehouse
 
     path, config = settings_of(context)
     warehouse = Warehouse.of(config)
     is_known = checked_name(name) in warehouse.registry.names()
+    num_deleted = delete_source_tables(config, name) if delete_tables else 0  # also of a source that was removed without them
     if is_known:
         warehouse.registry.remove(name)
-    num_deleted = 0
-    if delete_tables:  # also of a source that was removed without them
-        for spec in all_specs(config):
-            num_deleted += warehouse.store.delete_prefix(warehouse.layout.table_key(spec.asset, name) + "/")
-            num_deleted += warehouse.store.delete_prefix(warehouse.layout.media_prefix(spec.asset, name))
-    if not is_known and not num_deleted:
+    elif not num_deleted:
         warehouse.registry.get(name)
     sync_partitions_to(warehouse.registry.names(), path, removed=name)
+    _forget_clips(config, path)
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
         out.print(f"{path} still lists it: the next run adds it again")
+
+
+def _forget_clips(config: Config, path: Path | None) -> None:
+    """Make the tables over all sources anew, where there are any, so that they name no clip of a source that is gone."""
+    from curation_assets.curation.warehouse import Warehouse, corpus_specs
+    from curation_assets.defs.instance import open_instance
+    from curation_assets.defs.launch import launch
+
+    warehouse = Warehouse.of(config)
+    selected = [f'key:"{spec.asset}"' for spec in corpus_specs(config) if warehouse.corpus_table(spec).snapshot() is not None]
+    if selected:
+        with open_instance(path.parent if path else Path.cwd()) as instance:
+            result = launch(path, instance=instance, registered=warehouse.registry.names(), names=[], select=selected)
+        for message in result.errors:
+            err.print(f"error: {message}", markup=False, soft_wrap=True)
 
 
 def sync_partitions_to(names: Sequence[str], path: Path | None, *, removed: str | None = None) -> None:

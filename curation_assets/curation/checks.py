@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation_assets.curation.corpus import CorpusRun
-from curation_assets.curation.media_files import media_keys
+from curation_assets.curation.media_files import media_sizes
 from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clips import CLIPS
@@ -70,15 +70,16 @@ def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
 
 
 def media_exists(run: SourceRun, spec: TableSpec) -> CheckOutcome:
-    """Check that the file of every row is where the row says; the folder is listed, no file is opened."""
-    present = media_keys(run, spec)
-    rows = run.read(spec, ["uri"], where="uri IS NOT NULL").column("uri").to_pylist()
-    missing = [uri for uri in rows if uri not in present]
+    """Check that the file of every row is where the row says, with the row's size; the folder is listed, no file is opened."""
+    present = media_sizes(run, spec)
+    found = run.read(spec, ["uri", "size_bytes"], where="uri IS NOT NULL")
+    rows = list(zip(found.column("uri").to_pylist(), found.column("size_bytes").to_pylist(), strict=True))
+    missing = [uri for uri, size_bytes in rows if present.get(uri) != size_bytes]
     some = f", for example {missing[0]}; curation-assets run --retry-failed makes them again" if missing else ""
     return CheckOutcome(
         "media_exists",
         not missing,
-        f"{len(missing)} of {len(rows)} files are missing{some}",
+        f"{len(missing)} of {len(rows)} files are missing or damaged{some}",
         {"num_missing": len(missing), "num_files": len(rows)},
     )
 

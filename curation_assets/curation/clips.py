@@ -35,7 +35,7 @@ def update_clips(run: SourceRun) -> StageReport:
                 video = videos[identity]
                 ref = ObjectRef.of(video["uri"], video["etag"], storage_options=run.record.storage_options, engine=run.settings.engine)
                 job = SplitJob(identity, ref, run.settings.clips, video["regions_ns"])
-                yield Plan(identity, {CLIPS.asset: expected.fingerprints[identity]}, [Piece(identity, split_video, job)])
+                yield Plan(identity, video["etag"], {CLIPS.asset: expected.fingerprints[identity]}, [Piece(identity, split_video, job)])
 
         splitter = (
             build_splitter(run.settings.clips.splitter, engine=run.engine, log=lambda line: run.log(f"{run.source}: {line}"))

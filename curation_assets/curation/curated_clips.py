@@ -27,7 +27,7 @@ DUPLICATE = "duplicate"
 NOT_SCORED = "not_scored"  # the scores are still to come
 NOT_TRANSCODED = "not_transcoded"  # the file is
 _ROWS_PER_BATCH = 65536
-_NO_TRANSCODES = "(SELECT NULL::VARCHAR AS source, NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri, NULL::VARCHAR AS outcome WHERE false)"
+_NO_TRANSCODES = "(SELECT NULL::VARCHAR AS source, NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri, NULL::VARCHAR AS outcome, NULL::VARCHAR AS video_etag WHERE false)"
 _READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS, TRANSCODED_CLIPS)]
 
 
@@ -75,14 +75,14 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
     frame_set = run.config.embeddings.frame_set.replace("'", "''")
     transcodes, has_files = _NO_TRANSCODES, TRANSCODED_CLIPS in tables
     if has_files:
-        transcodes = TRANSCODED_CLIPS.view
+        transcodes = f"_{TRANSCODED_CLIPS.view}_rows"
     return f"""
         SELECT source, key, video_id, clip_id, start_ns, end_ns, uri, len(reject_reasons) = 0 AS is_selected, reject_reasons,
             {", ".join(column.name for column in SCORES)}, NULL::VARCHAR AS caption, duplicate_of
         FROM (SELECT * REPLACE (
             CASE WHEN {has_files} AND uri IS NULL AND len(reject_reasons) = 0 THEN ['{NOT_TRANSCODED}'] ELSE reject_reasons END AS reject_reasons
         ) FROM (
-            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, substr(t.uri, {len(run.warehouse.layout.uri("")) + 1}) AS uri,
+            SELECT c.source, v.key, c.video_id, c.clip_id, c.start_ns, c.end_ns, t.uri,
                 {", ".join(f"s.{column.name}" for column in SCORES)}, d.kept_id AS duplicate_of,
                 list_concat(
                     list_filter([
@@ -93,14 +93,20 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
                     ]::VARCHAR[], lambda reason: reason IS NOT NULL),
                     CASE {cases} WHEN false THEN NULL ELSE []::VARCHAR[] END
                 ) AS reject_reasons
-            FROM clips c
+            FROM _clips_rows c
             LEFT JOIN raw_videos v ON v.source = c.source AND v.video_id = c.video_id
-            LEFT JOIN clip_scores s ON s.source = c.source AND s.clip_id = c.clip_id
-            LEFT JOIN (SELECT source, clip_id, outcome FROM frame_sets WHERE name = '{frame_set}' AND clip_id IS NOT NULL) f
-                ON f.source = c.source AND f.clip_id = c.clip_id
+            LEFT JOIN (SELECT s.*, r.video_etag FROM clip_scores s JOIN _clip_scores_rows r USING (source, clip_id)) s
+                ON s.source = c.source AND s.clip_id = c.clip_id AND {same_video("s")}
+            LEFT JOIN (SELECT source, clip_id, outcome, video_etag FROM _frame_sets_rows WHERE name = '{frame_set}' AND clip_id IS NOT NULL) f
+                ON f.source = c.source AND f.clip_id = c.clip_id AND {same_video("f")}
             LEFT JOIN {duplicates} d ON d.clip_id = c.clip_id
-            LEFT JOIN {transcodes} t ON t.source = c.source AND t.clip_id = c.clip_id
+            LEFT JOIN {transcodes} t ON t.source = c.source AND t.clip_id = c.clip_id AND {same_video("t")}
         )) ORDER BY source, key, start_ns, end_ns"""
+
+
+def same_video(name: str) -> str:
+    """Write the SQL condition that a row is made from the same version of the video as the clip `c`: a replaced video's clips have the ids of the old ones."""
+    return f"({name}.video_etag = c.video_etag) IS NOT FALSE"  # NULL in tables of earlier releases
 
 
 def count_reasons(run: CorpusRun) -> dict[str, int]:

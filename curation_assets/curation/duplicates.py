@@ -13,24 +13,26 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
+from curation_assets.curation.curated_clips import same_video
 from curation_assets.curation.dedup import NO_NEIGHBOUR, Floats, Indices, cluster_vectors, find_duplicates, rank_by_centroid
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.select import reject_reason_sql
 from curation_assets.models import registry
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
-from curation_assets.schemas.curated_clips import SCORES
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.outcomes import OutcomeClass, codes
+from curation_assets.schemas.ranks import RANK_COLUMNS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
-from curation_assets.settings import DedupSettings, SettingsError
+from curation_assets.settings import DedupSettings
 
 CODE_VERSION = "1"
 HISTOGRAM_BINS = 40
 _USABLE = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
+_ALIASES = {"raw_videos": "v", "clips": "c", "clip_scores": "s"}  # in the query that ranks
 _IN_MEMORY_BYTES = 512_000_000  # more vectors than this are kept in a file
 
 
@@ -65,7 +67,7 @@ def duplicates_fingerprint(run: CorpusRun, model: str) -> str:
     settings = run.config.dedup
     ranks = settings.which_to_keep if isinstance(settings.which_to_keep, list) else []
     tree = settings.model_dump(mode="json", exclude={"model", "eps"})
-    versions = run.data_versions(embeddings_table(model, registry.spec(model).dim))
+    versions = [run.data_versions(table) for table in (CLIPS, embeddings_table(model, registry.spec(model).dim))]
     thresholds = {name: reject_reason_sql(own.clip_scores.thresholds) for name, (_, own) in run.sources.items()}
     # what judges and ranks clips matters only where it is read
     others: list[Any] = []
@@ -75,7 +77,7 @@ def duplicates_fingerprint(run: CorpusRun, model: str) -> str:
         others.append(run.data_versions(CLIP_SCORES_PIXELS))
     if run.config.transcoded_clips.enabled:
         others.append(_failed_transcodes(run))
-    others += [run.data_versions(table) for table in (RAW_VIDEOS, CLIPS) if _reads(table, ranks)]
+    others += [run.data_versions(table) for table in (RAW_VIDEOS,) if _reads(table, ranks)]
     return fingerprint("duplicates", CODE_VERSION, model, duplicate_eps(run, model), tree, versions, thresholds, others)
 
 
@@ -101,11 +103,13 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
     view = embeddings_table(model, registry.spec(model).dim).view
     has_file, files = "", ""
     if run.config.transcoded_clips.enabled:
-        files = f"LEFT JOIN {TRANSCODED_CLIPS.view} t ON t.source = e.source AND t.clip_id = e.clip_id"
+        files = f"LEFT JOIN _{TRANSCODED_CLIPS.view}_rows t ON t.source = e.source AND t.clip_id = e.clip_id AND {same_video('t')}"
         has_file = f"AND coalesce(t.outcome IN ({_USABLE}), true)"
     query = f"""
-        SELECT e.clip_id FROM {view} e JOIN raw_videos v USING (source, video_id) JOIN clips c ON c.source = e.source AND c.clip_id = e.clip_id
-        LEFT JOIN clip_scores s ON s.source = e.source AND s.clip_id = e.clip_id
+        SELECT e.clip_id FROM _{view}_rows e JOIN raw_videos v USING (source, video_id)
+        JOIN _clips_rows c ON c.source = e.source AND c.clip_id = e.clip_id AND {same_video("e")}
+        LEFT JOIN (SELECT s.*, r.video_etag FROM clip_scores s JOIN _clip_scores_rows r USING (source, clip_id)) s
+            ON s.source = e.source AND s.clip_id = e.clip_id AND {same_video("s")}
         {files}
         WHERE e.scope = 'clip' AND e.outcome IN ({_USABLE}) AND s.kept IS NOT FALSE {has_file}
         ORDER BY {order}"""
@@ -116,18 +120,9 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
 
 def _rank_sql(rank: str) -> str:
     name = rank.removeprefix("-")
-    places = {
-        **{column: f"s.{column}" for column in (score.name for score in SCORES)},
-        **{column: f"c.{column}" for column in ("num_frames", "start_ns", "end_ns")},
-        **{
-            column: f"v.{column}"
-            for column in ("width_px", "height_px", "bit_rate_bps", "size_bytes", "last_modified", "duration_ns", "key", "source")
-        },
-        "num_pixels": "v.width_px * v.height_px",
-    }
-    if name not in places:
-        raise SettingsError(f"dedup.which_to_keep: no column {name!r}; there are {', '.join(sorted(places))}")
-    return f"{places[name]} {'DESC' if rank.startswith('-') else 'ASC'} NULLS LAST"
+    (view,) = (view for view, columns in RANK_COLUMNS.items() if name in columns)
+    place = "v.width_px * v.height_px" if name == "num_pixels" else f"{_ALIASES[view]}.{name}"
+    return f"{place} {'DESC' if rank.startswith('-') else 'ASC'} NULLS LAST"
 
 
 @contextmanager

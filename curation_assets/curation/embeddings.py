@@ -45,7 +45,12 @@ def update_embeddings(run: SourceRun, model: str) -> StageReport:
         headers = run.headers(table)
         expected = expected_embeddings(run, model)
         work = run.limited(expected.work(headers, retry_failed=run.retry_failed))
-        plans = (Plan(identity, {table.asset: expected.fingerprints[identity]}, [Piece(identity, _no_piece, None)]) for identity in work)
+        made_from = run.table(FRAME_SETS).headers(["video_id", "video_etag"])
+        etags = dict(zip(made_from.column("video_id").to_pylist(), made_from.column("video_etag").to_pylist(), strict=True))
+        plans = (
+            Plan(identity, etags[identity], {table.asset: expected.fingerprints[identity]}, [Piece(identity, _no_piece, None)])
+            for identity in work
+        )
         if work:
             run.engine.close()  # the model works in this process; idle workers would only hold memory
         embedding = _Embedding(run, spec) if work else None

@@ -24,7 +24,9 @@ class Expected:
     def work(self, headers: Mapping[str, Header], *, retry_failed: bool = False) -> list[str]:
         """List the videos to work on."""
         known = {identity: (header.fingerprint, header.outcome) for identity, header in headers.items()}
-        return needs_work(self.fingerprints, known, retry_failed=retry_failed)
+        work = needs_work(self.fingerprints, known, retry_failed=retry_failed)
+        # what is tried again comes last: under a limit it would keep what is new waiting for ever
+        return sorted(work, key=lambda identity: known.get(identity, ("",))[0] == self.fingerprints[identity])
 
     def gone(self, headers: Mapping[str, Header]) -> list[str]:
         """List the videos that the table has and that are no longer upstream."""

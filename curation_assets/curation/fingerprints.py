@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 def fingerprint(*parts: Any) -> str:
     """Hash JSON-like values; the same values give the same 32 hex digits on every machine."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_ENCODER.encode(parts).encode(), digest_size=16).hexdigest()
 
 
 def content_hash(row: Mapping[str, Any]) -> str:

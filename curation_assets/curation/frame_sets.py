@@ -194,8 +194,8 @@ def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str], *, is
         for group, start, end in zip(groups, starts, ends, strict=True)
     ]
     if is_new and len(pieces) > 1 and not any(spec.scope == "video" for spec in specs):
-        return _resumed(run, Plan(video.video_id, fingerprints, pieces))
-    return Plan(video.video_id, fingerprints, pieces)
+        return _resumed(run, Plan(video.video_id, video.etag, fingerprints, pieces))
+    return Plan(video.video_id, video.etag, fingerprints, pieces)
 
 
 def _resumed(run: SourceRun, plan: Plan) -> Plan:
@@ -214,7 +214,7 @@ def _resumed(run: SourceRun, plan: Plan) -> Plan:
                 states.extend(stored[asset][row_id] for row_id in wanted[asset])
         else:
             kept.append(piece)
-    return Plan(plan.video_id, plan.fingerprints, kept, resumed) if len(kept) < len(plan.pieces) else plan
+    return Plan(plan.video_id, plan.etag, plan.fingerprints, kept, resumed) if len(kept) < len(plan.pieces) else plan
 
 
 class _Sampling:

@@ -37,6 +37,7 @@ class Plan:
 
     Attributes:
         video_id: whose.
+        etag: version of the object that the rows are made from.
         fingerprints: expected fingerprint by asset, for the tables that need work and no others.
         pieces: at least one.
         carried: by asset, rows that are still as wanted and are committed again as they are, with the first of the others.
@@ -44,6 +45,7 @@ class Plan:
     """
 
     video_id: str
+    etag: str
     fingerprints: Mapping[str, str]
     pieces: Sequence[Piece]
     resumed: Mapping[str, Sequence[RowState]] = field(default_factory=dict)
@@ -207,13 +209,14 @@ class Writer:
         self._num_commits = 0
         self.bytes_written = 0
 
-    def add(self, asset: str, rows: Sequence[Row], write: VideoWrite) -> None:
+    def add(self, asset: str, rows: Sequence[Row], write: VideoWrite, *, etag: str) -> None:
         """Buffer one video's rows for one table, its header row among them when `write.is_last`."""
         now = datetime.now(UTC)
         common = {
             "source": self._source,
             "video_id": write.video_id,
             "fingerprint": write.fingerprint,
+            "video_etag": etag,
             "run_id": self._run_id,
             "written_at": now,
         }
@@ -349,7 +352,8 @@ def _write(video: _Video, writer: Writer, *, is_last: bool) -> None:
         video.rows[asset] = []
         if is_last:
             rows.append({**video.header_row(asset), "row_id": video.plan.video_id, "is_header": True})
-        writer.add(asset, rows, VideoWrite(video.plan.video_id, fingerprint, is_first=video.is_first_commit, is_last=is_last))
+        write = VideoWrite(video.plan.video_id, fingerprint, is_first=video.is_first_commit, is_last=is_last)
+        writer.add(asset, rows, write, etag=video.plan.etag)
     video.is_first_commit = False
 
 

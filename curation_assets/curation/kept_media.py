@@ -15,7 +15,7 @@ from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_sets import SplitVideo, read_videos
 from curation_assets.curation.incremental import Plan, StageReport, batched, on_engine, run_stage
 from curation_assets.curation.kept import digest_of, kept_clips, kept_digests
-from curation_assets.curation.media_files import delete_media, media_keys, sweep_media, work_folder
+from curation_assets.curation.media_files import delete_media, media_sizes, sweep_media, work_folder
 from curation_assets.curation.media_workers import AnyJob, MediaClip, MediaJob, carry_over, media_failed
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import SourceRun
@@ -80,8 +80,8 @@ def update_kept_media(run: SourceRun, stage: MediaStage) -> StageReport:
         headers = run.headers(spec)
         expected = expected_media(run, stage)
         work = expected.work(headers, retry_failed=run.retry_failed)
-        present = media_keys(run, spec) if run.retry_failed else None
-        if present is not None:  # a file that somebody deleted is made again
+        present = media_sizes(run, spec) if run.retry_failed else None
+        if present is not None:  # a file that somebody deleted or damaged is made again
             known = set(work)
             work += [
                 identity
@@ -113,7 +113,7 @@ def update_kept_media(run: SourceRun, stage: MediaStage) -> StageReport:
 class _Planner:
     """Plans videos: what is carried over, what is made, and what goes."""
 
-    def __init__(self, run: SourceRun, stage: MediaStage, expected: Expected, present: set[str] | None) -> None:
+    def __init__(self, run: SourceRun, stage: MediaStage, expected: Expected, present: Mapping[str, int] | None) -> None:
         self.obsolete: set[str] = set()
         self._run, self._stage, self._expected, self._present = run, stage, expected, present
         self._own = tuple(column.name for column in stage.spec.columns)
@@ -159,13 +159,13 @@ class _Planner:
         common = (run.warehouse.layout.root_uri, run.warehouse.storage_options, folder)
         jobs = [MediaJob(video.video_id, asset, self._own, group, *common) for group in groups]
         pieces: Sequence[Piece] = _LazyPieces(run, stage, video, jobs) if jobs else [Piece(video.video_id, carry_over, None)]
-        return Plan(video.video_id, {asset: self._expected.fingerprints[video.video_id]}, pieces, carried={asset: carried})
+        return Plan(video.video_id, video.etag, {asset: self._expected.fingerprints[video.video_id]}, pieces, carried={asset: carried})
 
     def _may_stay(self, row: Row) -> bool:
         kind = outcome_class(row["outcome"])
         if kind is OutcomeClass.FAILED:
             return not self._run.retry_failed
-        is_there = self._present is None or (row["uri"] is not None and row["uri"] in self._present)
+        is_there = self._present is None or (row["uri"] is not None and self._present.get(row["uri"]) == row["size_bytes"])
         return kind in (OutcomeClass.OK, OutcomeClass.PARTIAL) and is_there
 
 
@@ -196,9 +196,9 @@ def _stored_rows(table: VideoTable, video_ids: Sequence[str]) -> dict[str, list[
     return rows
 
 
-def _videos_without_files(run: SourceRun, spec: TableSpec, present: set[str]) -> list[str]:
-    rows = run.read(spec, ["video_id", "uri"], where="uri IS NOT NULL").to_pylist()
-    return list(dict.fromkeys(row["video_id"] for row in rows if row["uri"] not in present))
+def _videos_without_files(run: SourceRun, spec: TableSpec, present: Mapping[str, int]) -> list[str]:
+    rows = run.read(spec, ["video_id", "uri", "size_bytes"], where="uri IS NOT NULL").to_pylist()
+    return list(dict.fromkeys(row["video_id"] for row in rows if present.get(row["uri"]) != row["size_bytes"]))
 
 
 def _etags(run: SourceRun) -> dict[str, str]:

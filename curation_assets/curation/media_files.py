@@ -22,13 +22,13 @@ ORPHAN_AGE = timedelta(hours=1)
 """A younger file may be one that a worker has just put there, and whose row comes with the next commit."""
 
 
-def media_keys(run: SourceRun, spec: TableSpec) -> set[str]:
-    """List the keys of one asset's media of one source."""
+def media_sizes(run: SourceRun, spec: TableSpec) -> dict[str, int]:
+    """List one asset's media of one source: bytes by key."""
     prefix = run.warehouse.layout.media_prefix(spec.asset, run.source)
     try:
-        return {info.key for page in run.warehouse.store.list_pages(prefix) for info in page}
+        return {info.key: info.size_bytes for page in run.warehouse.store.list_pages(prefix) for info in page}
     except NotFound:
-        return set()
+        return {}
 
 
 def delete_media(run: SourceRun, keys: Collection[str]) -> None:

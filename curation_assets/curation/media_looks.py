@@ -6,10 +6,12 @@ import base64
 import io
 from collections import Counter
 
+from av.error import FFmpegError
 from PIL import Image, ImageSequence
 
 from curation_assets.curation.looks import contact_sheet, spread
 from curation_assets.curation.warehouse import SourceRun
+from curation_assets.media.color import FrameScaler, display_size
 from curation_assets.media.errors import MediaError
 from curation_assets.media.source import open_container
 from curation_assets.schemas.previews import previews_table
@@ -53,12 +55,12 @@ def _first_pictures(run: SourceRun) -> str:
         try:
             with open_container(str(path) if path else run.warehouse.store.open_reader(key)) as container:
                 frame = next(container.decode(container.streams.video[0]))
-        except (NotFound, MediaError, StopIteration):
+        except (NotFound, MediaError, FFmpegError, LookupError, StopIteration):
             continue  # the check media_exists tells
-        height = round(_CELL_PX[0] * frame.height / frame.width)
-        rgb = frame.to_ndarray(format="rgb24", width=_CELL_PX[0], height=max(2, height))
-        picture = Image.fromarray(rgb).rotate(frame.rotation, expand=True)
-        thumbs.append((picture, f"{str(row['clip_id'])[:8]}  {row['how']}"))
+        height_px, width_px = display_size(frame)
+        scale = min(_CELL_PX[0] / width_px, _CELL_PX[1] / height_px)
+        rgb = FrameScaler().to_rgb(frame, height_px=max(2, round(height_px * scale)), width_px=max(2, round(width_px * scale)))
+        thumbs.append((Image.fromarray(rgb), f"{str(row['clip_id'])[:8]}  {row['how']}"))
     return f"\n\n{contact_sheet(thumbs)}" if thumbs else ""
 
 
@@ -73,15 +75,18 @@ def look_at_previews(run: SourceRun, *, name: str) -> str | None:
     animations = []
     for row in spread(rows):
         try:
-            data = run.warehouse.store.get(str(row["uri"]))
-        except NotFound:
+            animations.append(preview_pictures(run.warehouse.store.get(str(row["uri"])), _CELL_PX))
+        except (NotFound, OSError):
             continue
-        animations.append(preview_pictures(data, _CELL_PX))
     return f"{summary}\n\n{_moving_sheet(animations)}" if animations else summary
 
 
 def preview_pictures(data: bytes, size_px: tuple[int, int]) -> list[Image.Image]:
-    """Decode the first pictures of a preview, fitted to (width, height)."""
+    """Decode the first pictures of a preview, fitted to (width, height).
+
+    Raises:
+        OSError: the bytes are no picture.
+    """
     pictures = []
     with Image.open(io.BytesIO(data)) as image:
         for number, frame in enumerate(ImageSequence.Iterator(image)):

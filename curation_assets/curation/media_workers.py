@@ -69,12 +69,13 @@ class MediaJob:
 
 @dataclass(frozen=True, slots=True)
 class TranscodeJob:
-    """What a worker needs to make the files of a piece of a video."""
+    """What a worker needs to make the files of a piece of a video; `damaged` are clips of which an earlier stage could not decode all frames."""
 
     media: MediaJob
     ref: ObjectRef
     index: bytes
     spec: TranscodeSpec
+    damaged: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def transcode_piece(job: TranscodeJob) -> Result:
     def make(folder: Path) -> Iterator[tuple[str, Outcome, str, Path | None, Row]]:
         with reading(job.ref, whole=True) as source:
             index = PacketIndex.from_bytes(job.index)
-            for made in transcode_clips(source, index=index, spans=spans, spec=job.spec, folder=folder):
+            for made in transcode_clips(source, index=index, spans=spans, spec=job.spec, folder=folder, damaged=job.damaged):
                 file = made.file
                 columns: Row = {"how": made.how}
                 if file is not None:

@@ -13,7 +13,7 @@ from curation_assets.curation.source_object import SourceObject
 from curation_assets.curation.sources import list_objects
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.curation.workers import PARTIAL_ENDINGS, ProbeJob, probe_object, probe_result
-from curation_assets.schemas.outcomes import Outcome
+from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.settings import RawVideosSettings
 from curation_assets.storage.layout import video_id
@@ -35,18 +35,20 @@ def update_raw_videos(run: SourceRun) -> StageReport:
         seen: set[str] = set()
         progress = run.progress(RAW_VIDEOS, 0)
 
-        num_unchanged = 0
+        num_unchanged = num_new = 0
 
         def plans() -> Iterator[Plan]:
-            nonlocal num_unchanged
+            nonlocal num_unchanged, num_new
             for page in list_objects(run.record):
                 objects = distinct_videos(run, page, seen)
                 expected = {identity: expected_fingerprint(item, settings) for identity, item in objects.items()}
                 work = needs_work(expected, known, retry_failed=run.retry_failed)
                 num_unchanged += len(expected) - len(work)
                 for identity in work:
-                    if run.limit is not None and progress.num_total >= run.limit:
+                    is_waiting = identity in known and outcome_class(known[identity][1]) is OutcomeClass.WAITING
+                    if run.limit is not None and num_new >= run.limit and not is_waiting:
                         continue  # the listing goes on: what is gone must still be seen
+                    num_new += not is_waiting  # what is looked at in every run would else keep the others out for ever
                     progress.num_total += 1
                     yield _plan(run, identity, objects[identity], expected[identity])
 
@@ -89,7 +91,7 @@ def expected_fingerprint(item: SourceObject, settings: RawVideosSettings) -> str
 def _plan(run: SourceRun, identity: str, item: SourceObject, expected: str) -> Plan:
     ref = ObjectRef.of(item.uri, item.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
     job = ProbeJob(item, ref, run.settings.raw_videos.limits)
-    return Plan(identity, {RAW_VIDEOS.asset: expected}, [Piece(identity, probe_object, job)])
+    return Plan(identity, item.etag, {RAW_VIDEOS.asset: expected}, [Piece(identity, probe_object, job)])
 
 
 class _Probing:

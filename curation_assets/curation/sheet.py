@@ -71,15 +71,15 @@ def _previews(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tupl
     """Read the first preview of the settings of some clips, where there is one, made smaller."""
     pictures: dict[str, tuple[str, bytes]] = {}
     for name in list(run.config.previews)[:1]:
-        for source in dict.fromkeys(clip["source"] for clip in clips):
+        for source in dict.fromkeys(clip["source"] for clip in clips if clip["source"] in run.sources):
             own = run.source_run(source)
             ids = ", ".join(f"'{clip['clip_id']}'" for clip in clips if clip["source"] == source)
             for row in own.read(previews_table(name), ["clip_id", "uri"], where=f"uri IS NOT NULL AND clip_id IN ({ids})").to_pylist():
                 try:
-                    data = run.warehouse.store.get(row["uri"])
-                except NotFound:
+                    moving = preview_pictures(run.warehouse.store.get(row["uri"]), _PICTURE_PX)
+                except (NotFound, OSError):
                     continue  # the check media_exists tells
-                pictures[row["clip_id"]] = ("image/webp", encode_moving(preview_pictures(data, _PICTURE_PX)))
+                pictures[row["clip_id"]] = ("image/webp", encode_moving(moving))
     return pictures
 
 

@@ -82,7 +82,7 @@ def build_splitter(settings: Splitter, *, engine: Engine, log: Callable[[str], N
             try:
                 network = _network(settings.weights, settings.device)
             except ValueError as error:
-                raise SettingsError(f"clips.splitter: {error}") from error
+                raise _refused(error) from error
             return _TransNetV2Splitter(settings, engine, _decoder(settings.decoder, log), log, network)
         case Content():
             return _ContentSplitter(settings, engine, _decoder(settings.decoder, log), log)
@@ -105,15 +105,42 @@ def check_packages(settings: Splitter) -> None:
         )
 
 
-def check_all_packages(config: Config) -> None:
+def check_splitter(settings: Splitter) -> None:
+    """Refuse a splitter that this machine cannot run. torch is imported only where CUDA is demanded; no weights are read.
+
+    Raises:
+        SettingsError: a package, a file of weights or a GPU that it demands is not there.
+    """
+    check_packages(settings)
+    if isinstance(settings, TransNetV2):
+        try:
+            transnetv2.weights_path(settings.weights)
+            if settings.device == "cuda":
+                transnetv2.choose_device(settings.device)
+        except ValueError as error:
+            raise _refused(error) from error
+    if not isinstance(settings, FixedStride) and settings.decoder == "nvdec":
+        _decoder(settings.decoder, lambda _: None)
+
+
+def _refused(error: ValueError) -> SettingsError:
+    text = str(error)
+    return SettingsError(text if text.startswith("clips.splitter") else f"clips.splitter: {text}")
+
+
+def check_all_packages(config: Config, overrides: Mapping[str, Any] | None = None) -> None:
     """Refuse settings whose splitter, or that of one of the sources they name, lacks its packages.
+
+    Args:
+        config: the settings, a run's overrides applied.
+        overrides: these.
 
     Raises:
         SettingsError: as `check_packages`.
     """
     check_packages(config.clips.splitter)
     for source in config.sources.values():
-        check_packages(resolve_settings(config.processing(), source.settings).clips.splitter)
+        check_packages(resolve_settings(config.processing(), source.settings, overrides).clips.splitter)
 
 
 def consumed_settings(settings: ProcessingSettings) -> Any:

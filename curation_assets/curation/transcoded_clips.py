@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.frame_sets import SplitVideo
@@ -13,7 +13,9 @@ from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun, deciding_model
 from curation_assets.media.encoders import EncoderSpec, missing_encoder
 from curation_assets.media.transcode import TranscodeSpec
+from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.duplicates import duplicates_table
+from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import ProcessingSettings, SettingsError, TranscodedClipsSettings
 
@@ -74,11 +76,20 @@ def transcode_spec(settings: TranscodedClipsSettings) -> TranscodeSpec:
 
 def _stage(processing: ProcessingSettings) -> MediaStage:
     settings = processing.transcoded_clips
+    damaged: dict[str, set[str]] = {}  # clips of which frames could not be decoded, by video_id: they are not copied
+
+    def known_damage(run: SourceRun) -> tuple[Mapping[str, str], set[str]]:
+        rows = run.read(FRAME_SETS, ["video_id", "clip_id"], where="clip_id IS NOT NULL AND outcome <> 'ok'")
+        for video_id, clip_id in zip(rows.column("video_id").to_pylist(), rows.column("clip_id").to_pylist(), strict=True):
+            damaged.setdefault(video_id, set()).add(clip_id)
+        told = dict.fromkeys(run.headers(CLIPS), "")
+        return told | {video_id: " ".join(sorted(clips)) for video_id, clips in damaged.items()}, set()
 
     def build_job(run: SourceRun, video: SplitVideo, media: MediaJob) -> TranscodeJob:
         ref = ObjectRef.of(video.uri, video.etag, storage_options=run.record.storage_options, engine=run.settings.engine)
-        return TranscodeJob(media, ref, video.index, transcode_spec(settings))
+        return TranscodeJob(media, ref, video.index, transcode_spec(settings), frozenset(damaged.get(video.video_id, ())))
 
     recipe = [CODE_VERSION, settings.model_dump(mode="json", exclude=_NO_CHANGE_OF_BYTES)]
     model = deciding_model(processing) if settings.skip_duplicates else None
-    return MediaStage(TRANSCODED_CLIPS, "mp4", recipe, transcode_piece, build_job, without=duplicates_table(model) if model else None)
+    without = duplicates_table(model) if model else None
+    return MediaStage(TRANSCODED_CLIPS, "mp4", recipe, transcode_piece, build_job, known_damage, without)

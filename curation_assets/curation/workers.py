@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from curation_assets.curation.pieces import Result, Row
 from curation_assets.curation.reading import ObjectRef, reading
 from curation_assets.curation.source_object import SourceObject
@@ -14,6 +16,7 @@ from curation_assets.media.motion import MotionSpec, PixelScores
 from curation_assets.media.packets import PacketIndex, index_packets
 from curation_assets.media.plan import FrameSetSpec, SampleSpan
 from curation_assets.media.probe import VideoHeader, probe_header
+from curation_assets.media.shots import wanted_frames
 from curation_assets.media.spans import Span, fixed_stride_spans
 from curation_assets.schemas import names
 from curation_assets.schemas.outcomes import Outcome
@@ -151,8 +154,7 @@ def split_result(job: SplitJob, index: PacketIndex, spans: Sequence[Span], *, lo
     splitter = job.settings.splitter
     details = "; ".join(filter(None, [index.detail, loss]))
     if not spans:
-        short = f"{index.end_ns / 1e9:.3f} s of video give no clip of at least {splitter.min_clip_len_s:g} s"
-        return Result(outcome=Outcome.TOO_SHORT, detail="; ".join(filter(None, [short, loss])))
+        return Result(outcome=Outcome.TOO_SHORT, detail="; ".join(filter(None, [f"no clip: {_why_no_clip(job, index)}", details])))
     rows: list[Row] = []
     for span in spans:
         identity = clip_id(job.video_id, span.start_ns, span.end_ns)
@@ -174,6 +176,33 @@ def split_result(job: SplitJob, index: PacketIndex, spans: Sequence[Span], *, lo
         detail=details or None,
         header={names.CLIPS: {"packet_index": index.to_bytes()}},
     )
+
+
+def _why_no_clip(job: SplitJob, index: PacketIndex) -> str:
+    """Say which rule left nothing of a video."""
+    splitter, regions, end_s = job.settings.splitter, job.regions, index.end_ns / 1e9
+    if regions == []:
+        return "no region of the video is wanted"
+    if regions and (first_ns := min(start_ns for start_ns, _ in regions)) >= index.end_ns:
+        return f"its first region begins at {first_ns / 1e9:.3f} s, and the video ends at {end_s:.3f} s"
+    offsets = f"start_offset_s {splitter.start_offset_s:g} and end_offset_s {splitter.end_offset_s:g}"
+    if splitter.start_offset_s + splitter.end_offset_s >= end_s:
+        return f"{offsets} leave nothing of {end_s:.3f} s of video"
+    parts = wanted_frames(index, start_offset_s=splitter.start_offset_s, end_offset_s=splitter.end_offset_s, regions_ns=regions)
+    if not parts:
+        less = f", less {offsets}" if splitter.start_offset_s or splitter.end_offset_s else ""
+        return f"no frame begins in {'its regions' if regions else 'the video'}{less}"
+    times_ns = np.append(index.display_times_ns, index.end_ns)
+    longest_s = max(int(times_ns[stop] - times_ns[first]) for first, stop in parts) / 1e9
+    shortest = f"min_clip_len_s {splitter.min_clip_len_s:g}"
+    if longest_s < splitter.min_clip_len_s:
+        what = "the longest of its regions has" if regions else "it has"
+        less = f" after {offsets}" if splitter.start_offset_s or splitter.end_offset_s else ""
+        return f"{what} {longest_s:.3f} s{less}, less than {shortest}"
+    if isinstance(splitter, FixedStride):
+        return f"no part of {longest_s:.3f} s is as long as {shortest}"
+    crop = f" after crop_s {splitter.crop_s:g} at transitions" if splitter.crop_s else ""
+    return f"of {longest_s:.3f} s, no shot or part of one{crop} is as long as {shortest}"
 
 
 @dataclass(frozen=True, slots=True)

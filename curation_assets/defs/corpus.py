@@ -7,7 +7,7 @@ import dagster as dg
 
 from curation_assets.curation.checks import CheckOutcome
 from curation_assets.curation.corpus import CorpusReport, CorpusRun
-from curation_assets.defs.metadata import check_result
+from curation_assets.defs.metadata import check_result, looked_at
 from curation_assets.defs.resources import CurationResource
 from curation_assets.schemas.table import TableSpec
 from curation_assets.storage.errors import Unavailable
@@ -30,7 +30,7 @@ def materialize_corpus(
     run = curation.corpus_run(context)
     try:
         report = update(run)
-        shown = look(run)
+        shown = looked_at(context, look, run)
     except Unavailable as error:
         raise dg.RetryRequested(max_retries=2, seconds_to_wait=10) from error
     metadata: dict[str, Any] = {

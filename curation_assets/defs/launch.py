@@ -12,19 +12,24 @@ import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
-from curation_assets.configuration import load_config, resolve_settings, without_project_settings
+from curation_assets.configuration import check_overrides_are_taken, load_config, resolve_settings, without_project_settings
+from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.model_files import check_models
+from curation_assets.curation.splitters import check_splitter
+from curation_assets.curation.status import num_pending
 from curation_assets.curation.transcoded_clips import check_encoders
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
 from curation_assets.defs.partitions import sync_partitions, video_sources
+from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
-from curation_assets.settings import ProcessingSettings, SettingsError
+from curation_assets.settings import SettingsError
 from curation_assets.storage import errors
 from curation_assets.storage.leases import boot_id
 
 PROCESS_TAG = "curation/process"
 _OWN_ERRORS = {"SettingsError", *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception))}
+_TOLD_ELSEWHERE = ("source_readable", "failure_rate")  # an error; the table of outcomes
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -35,11 +40,13 @@ class LaunchResult:
     Attributes:
         run_ids: Dagster runs.
         errors: messages of what failed; empty when the run succeeded and every source could be read.
+        warnings: checks of what is in the warehouse that do not hold.
         is_interrupted: Ctrl-C or a signal ended it.
     """
 
     run_ids: list[str]
     errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     is_interrupted: bool = False
 
 
@@ -69,17 +76,14 @@ def launch(
         retry_failed: try failed items again.
 
     Raises:
-        SettingsError: the selection matches nothing, clips are to be written with an encoder that this machine does not have, or a selected model's
-            weights are not there.
+        SettingsError: the selection matches nothing, no source takes an override, or a splitter or an encoder of the run demands what this machine
+            does not have, or a selected model's weights are not there.
     """
     end_orphans(instance)
     sync_partitions(instance, registered)
     definitions = build_defs(overrides=overrides, config_path=config_path)
     asset_keys, corpus_keys = _select(definitions, select)
-    settings = _settings_of_sources(config_path, names, overrides or {})
-    if dg.AssetKey(TRANSCODED_CLIPS.asset_key) in asset_keys:
-        check_encoders([own.transcoded_clips for own in settings])
-    check_models(settings, selected={tuple(key.path) for key in asset_keys})
+    _check_sources(config_path, names, overrides or {}, asset_keys)
     # A run's resource config replaces the definitions' own, so it is given whole.
     resource = {
         "config_path": str(config_path) if config_path else None,
@@ -93,9 +97,10 @@ def launch(
     }
     order = list(video_sources.get_partition_keys(dynamic_partitions_store=instance))
     places = sorted(order.index(name) for name in names)
-    arguments: dict[str, Any] = {"run_config": run_config}
     results = []
-    if asset_keys:
+
+    def curate_sources(asset_keys: list[dg.AssetKey]) -> LaunchResult:
+        arguments: dict[str, Any] = {"run_config": run_config}
         if len(places) == 1:
             job = definitions.resolve_job_def("curate_source")
             arguments |= {"partition_key": order[places[0]], "asset_selection": asset_keys}
@@ -106,13 +111,29 @@ def launch(
             job = definitions.resolve_job_def("curate_sources")
             config = {"partition_names": list(names), "asset_names": ["/".join(key.path) for key in asset_keys]}
             arguments["run_config"] = {**run_config, "ops": {"curate_sources_op": {"config": config}}}
-        results.append(_execute(job, instance, arguments))
-    if corpus_keys and not any(result.is_interrupted for result in results):
+        return _execute(job, instance, arguments)
+
+    def curate_corpus() -> LaunchResult:
         job = definitions.resolve_job_def("curate_corpus")
-        results.append(_execute(job, instance, {"run_config": run_config, "asset_selection": corpus_keys}))
+        return _execute(job, instance, {"run_config": run_config, "asset_selection": corpus_keys})
+
+    if asset_keys:
+        results.append(curate_sources(asset_keys))
+    if corpus_keys and not any(result.is_interrupted for result in results):
+        results.append(curate_corpus())
+        files = [key for key in asset_keys if key == dg.AssetKey(TRANSCODED_CLIPS.asset_key)]
+        # duplicates that are left out of the files may be others now: their files come, and then the verdict once more
+        if (
+            files
+            and limit is None
+            and not any(result.is_interrupted or result.errors for result in results)
+            and _waits_for_files(config_path, names, overrides or {})
+        ):
+            results += [curate_sources(files), curate_corpus()]
     return LaunchResult(
         [run_id for result in results for run_id in result.run_ids],
         [error for result in results for error in result.errors],
+        list(dict.fromkeys(warning for result in results for warning in result.warnings)),
         is_interrupted=any(result.is_interrupted for result in results),
     )
 
@@ -132,7 +153,9 @@ def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, arguments: Map
         if run is not None:
             instance.report_run_canceled(run)
         return LaunchResult([result.run_id], is_interrupted=True)
-    return LaunchResult([result.run_id], _errors(result))
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed and check.check_name not in _TOLD_ELSEWHERE]
+    warnings = [f"{check.asset_key.to_user_string()}: {check.description}" for check in checks]
+    return LaunchResult([result.run_id], _errors(result), warnings)
 
 
 def end_orphans(instance: dg.DagsterInstance) -> None:
@@ -162,12 +185,27 @@ def _is_alive(tag: str) -> bool:
         return False
 
 
-def _settings_of_sources(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> list[ProcessingSettings]:
-    """Resolve the settings that each source has in this run, for what is checked before the first video is read."""
+def _waits_for_files(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> bool:
+    """Say whether a source that makes no files of duplicates has some to make after the duplicates were found."""
+    run = CorpusRun(load_config(config_path, overrides), overrides)
+    return any(
+        run.sources[name][1].transcoded_clips.skip_duplicates and num_pending(run.source_run(name), TRANSCODED_CLIPS) > 0 for name in names
+    )
+
+
+def _check_sources(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any], assets: Sequence[dg.AssetKey]) -> None:
+    """Name what no source takes, and what splitters and encoders demand that is not there, before the first video is read."""
     config = load_config(config_path, overrides)
     registry = Warehouse.of(config).registry
     own = (registry.get(name).settings for name in names)
-    return [resolve_settings(config.processing(), tree, overrides, where="settings") for tree in own]
+    settings = [resolve_settings(config.processing(), tree, overrides, where="settings") for tree in own]
+    check_overrides_are_taken(overrides, [item.clips.splitter for item in settings])
+    if dg.AssetKey(CLIPS.asset_key) in assets:
+        for item in settings:
+            check_splitter(item.clips.splitter)
+    if dg.AssetKey(TRANSCODED_CLIPS.asset_key) in assets:
+        check_encoders([item.transcoded_clips for item in settings])
+    check_models(settings, selected={tuple(key.path) for key in assets})
 
 
 def _select(definitions: dg.Definitions, select: Sequence[str]) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:
@@ -178,11 +216,13 @@ def _select(definitions: dg.Definitions, select: Sequence[str]) -> tuple[list[dg
     for text in select:
         try:
             keys = dg.AssetSelection.from_string(text).resolve(graph) & known
-        except dg.DagsterInvalidSubsetError:
+        except dg.DagsterError:  # unknown assets, or no selection at all
             keys = set()
         if not keys:
             names = ", ".join("/".join(key.path) for key in sorted(known))
-            raise SettingsError(f"--select {text!r} matches no asset; there are {names}, and selections such as 'clips*' or '+frame_sets'")
+            raise SettingsError(
+                f"--select {text!r} matches no asset; there are {names}, and selections such as 'clips*' or '+frame_sets'; several are given by --select each"
+            )
         chosen |= keys
     partitioned = {key for key in chosen if graph.get(key).is_partitioned}
     return sorted(partitioned), sorted(chosen - partitioned)

@@ -1,6 +1,7 @@
 """Metadata: what an asset shows in the UI: attributes, schema, counts, checks, and a look at the data."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -10,6 +11,9 @@ from curation_assets.curation.warehouse import SourceRun
 from curation_assets.defs.partitions import backfill_policy, video_sources
 from curation_assets.schemas.outcomes import OutcomeClass, outcome_class
 from curation_assets.schemas.table import TableSpec
+from curation_assets.storage.errors import StoreError
+
+R = TypeVar("R")
 
 OWNERS = ["team:video-curation"]
 CHECKS = {
@@ -103,3 +107,14 @@ def table_metadata(run: SourceRun, spec: TableSpec, report: StageReport, *, stat
 
 
 __all__ = ["asset_spec", "backfill_policy", "check_result", "check_specs", "table_metadata", "video_sources"]
+
+
+def looked_at(context: Any, look: Callable[[R], str | None], run: R) -> str | None:
+    """Make what there is to look at. A file that somebody damaged must not keep a run from its work: what went wrong is shown instead."""
+    try:
+        return look(run)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise many kinds for bytes that are no picture
+        context.log.warning(f"nothing to look at: {type(error).__name__}: {error}")
+        return f"Nothing to look at: {type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from curation_assets.configuration import check_narrower_settings, find_config, load_config, resolve_settings
+from curation_assets.configuration import check_narrower_settings, find_config, load_config, resolve_settings, untaken_keys
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
@@ -86,6 +86,8 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         warehouse = Warehouse.of(config)
         record = warehouse.registry.get(name)
         settings = resolve_settings(config.processing(), record.settings, self.settings, where=f"settings of source {name!r}")
+        for untaken in sorted(untaken_keys(self.settings, settings.clips.splitter)):
+            context.log.warning(f"source {name!r} has the splitter {settings.clips.splitter.method}, which does not take {untaken}")
         key = (settings.engine.workers, settings.engine.timeout_s)
         if key not in self._engines:
             self._engines[key] = LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s)

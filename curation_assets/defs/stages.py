@@ -11,7 +11,7 @@ from curation_assets.curation.fingerprints import combine
 from curation_assets.curation.incremental import StageReport
 from curation_assets.curation.status import table_status
 from curation_assets.curation.warehouse import SourceRun
-from curation_assets.defs.metadata import check_result, table_metadata
+from curation_assets.defs.metadata import check_result, looked_at, table_metadata
 from curation_assets.defs.resources import CurationResource
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import SettingsError
@@ -103,7 +103,7 @@ def work_on_keys(
             result = _KeyResult(key, {}, {}, {})
             for table in tables:
                 spec, status = table.spec, table_status(run, table.spec)
-                result.metadata[spec.asset] = table_metadata(run, spec, report, status=status, look=table.look(run))
+                result.metadata[spec.asset] = table_metadata(run, spec, report, status=status, look=looked_at(context, table.look, run))
                 result.data_versions[spec.asset] = run.table(spec).data_version()
                 result.checks[spec.asset] = [failure_rate(status), *(check(run, spec) for check in table.checks)]
             results.append(result)

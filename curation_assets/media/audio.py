@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 from av.audio.resampler import AudioResampler
+from av.stream import Disposition
 
 from curation_assets.media.packets import PacketIndex
 from curation_assets.media.probe import discard_others
@@ -33,6 +34,7 @@ COPIED_CODECS = ("aac", "mp3", "ac3", "eac3", "opus", "alac")
 _AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _AAC_BPS_PER_CHANNEL = 64_000
 _AAC_FRAME = 1024
+_LAYOUTS = {1: "mono", 6: "5.1"}  # by channels; others are mixed down to stereo
 _MAX_ERRORS_IN_A_ROW = 8
 _KEPT_BEHIND_NS = 5 * NS_PER_S  # a clip may ask for a little earlier than the one before it did
 _REWIND_NS = 2 * NS_PER_S
@@ -52,7 +54,7 @@ class ClipAudio:
 
     Attributes:
         packets: in order, times relative to the clip's first frame; empty when there is none.
-        detail: why there is none although the video has sound, "" for no reason.
+        detail: what of the video's sound is missing, and why; "" for nothing.
     """
 
     packets: list[Packet[Stream]]
@@ -72,6 +74,38 @@ class ClipAudio:
         for packet in self.packets:
             packet.stream = stream
 
+    def checked(self) -> ClipAudio:
+        """Write the track by itself, into nowhere: what an MP4 does not take must not cost the clip its picture."""
+        if self._template is None:
+            return self
+        try:
+            with av.open(_Nowhere(), "w", format="mp4") as output:
+                self.add_stream(output)
+                for packet in self.packets:
+                    output.mux(packet)
+        except (av.error.FFmpegError, ValueError) as error:
+            return ClipAudio([], f"the sound was left out, MP4 does not take it: {_words(error)}", None)
+        return self
+
+
+class _Nowhere:
+    """A seekable file that keeps nothing."""
+
+    def __init__(self) -> None:
+        self._at = self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._at += len(data)
+        self._size = max(self._size, self._at)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
 
 class AudioReader:
     """Reads the sound of a video's spans, which come in order of their starts, in one pass over the audio packets.
@@ -84,12 +118,16 @@ class AudioReader:
 
     def __init__(self, source: MediaSource, index: PacketIndex, *, start_ns: int) -> None:
         self.problem = ""
+        self._problem_ns = 0  # sound from here on is missing
         self._origin_ns = pts_to_ns(index.origin_pts, time_base=index.time_base, origin_pts=0)
         self._container = open_container(source)
         self._stream = self._choose()
         self._packets: Iterator[_Timed] = iter(())
         self._buffer: deque[_Timed] = deque()
         if self._stream is None:
+            return
+        if index.is_joined:  # the index moved the later recordings' pictures; nothing tells by how much their sound must be moved
+            self.problem, self._stream = "the sound was left out: recordings with clocks of their own are joined in this video", None
             return
         discard_others(self._container, self._stream)  # type: ignore[arg-type] # any stream
         self._packets = self._read()
@@ -110,14 +148,17 @@ class AudioReader:
         if self._stream is None:
             return ClipAudio([], self.problem, None)
         taken = self._take(start_ns, end_ns)
+        missing = self.problem if self.problem and end_ns > self._problem_ns else ""
         if not taken:
-            return ClipAudio([], "", None)
+            return ClipAudio([], missing, None)
         if self._stream.codec_context.codec.canonical_name in COPIED_CODECS:
-            return ClipAudio(self._copied(taken, start_ns), "", self._stream)
+            return ClipAudio(self._copied(taken, start_ns), missing, self._stream).checked()
         try:
-            return self._encoded(taken, start_ns, end_ns)
+            encoded = self._encoded(taken, start_ns, end_ns).checked()
         except (av.error.FFmpegError, ValueError) as error:
-            return ClipAudio([], f"the audio was left out, it cannot be decoded: {getattr(error, 'strerror', None) or error}", None)
+            return ClipAudio([], f"the sound was left out, it cannot be decoded: {_words(error)}", None)
+        encoded.detail = "; ".join(filter(None, [encoded.detail, missing]))
+        return encoded
 
     def _choose(self) -> AudioStream | None:
         streams = list(self._container.streams.audio)
@@ -125,9 +166,9 @@ class AudioReader:
             return None
         decodable = [stream for stream in streams if stream.codec_context is not None and stream.codec_context.sample_rate]
         if not decodable:
-            self.problem = "the audio was left out, there is no decoder for it"
+            self.problem = "the sound was left out, there is no decoder for it"
             return None
-        return decodable[0]
+        return next((stream for stream in decodable if stream.disposition & Disposition.default), decodable[0])
 
     def _seek(self, source: MediaSource, start_ns: int) -> None:
         """Go to shortly before a time; from the start where seeking lands behind it."""
@@ -141,9 +182,14 @@ class AudioReader:
         if first is not None and first.start_ns <= start_ns:
             self._buffer.append(first)
             return
+        stream_index = self._stream.index  # read before the container is closed: it is freed with it
         self._container.close()
         self._container = open_container(source)
-        self._stream = next(stream for stream in self._container.streams.audio if stream.index == self._stream.index)
+        self._stream = next((stream for stream in self._container.streams.audio if stream.index == stream_index), None)
+        self._buffer.clear()
+        if self._stream is None:
+            self.problem = "the sound was left out, its track is not found again"
+            return
         discard_others(self._container, self._stream)  # type: ignore[arg-type]
         self._packets = self._read()
 
@@ -156,7 +202,7 @@ class AudioReader:
         """Read on, past damage; times are nanoseconds on the video's timeline."""
         assert self._stream is not None
         stream, tick = self._stream, self._tick
-        errors, end_ns = 0, None
+        errors, words, end_ns = 0, "", None
         while errors < _MAX_ERRORS_IN_A_ROW:
             try:
                 for packet in self._container.demux(stream):
@@ -171,16 +217,20 @@ class AudioReader:
                     else:
                         start_ns = pts_to_ns(packet.pts, time_base=tick, origin_pts=0) - self._origin_ns
                     if end_ns is not None and start_ns < end_ns - _JOIN_NS:
-                        self.problem = "the audio after here was left out: its clock jumps back"
+                        self._miss(end_ns, "its clock jumps back")
                         return
                     end_ns = start_ns + max(self._duration_ns(packet), 1)
                     yield _Timed(start_ns, end_ns, packet)
-            except av.error.FFmpegError:
-                errors += 1
+            except av.error.FFmpegError as error:
+                errors, words = errors + 1, _words(error)
             except IndexError:
                 return  # as in `demux.iterate_packets`
             else:
                 return
+        self._miss(end_ns or 0, words)
+
+    def _miss(self, from_ns: int, reason: str) -> None:
+        self.problem, self._problem_ns = f"the sound after {from_ns / NS_PER_S:.3f} s was left out: {reason}", from_ns
 
     def _duration_ns(self, packet: Packet[AudioStream]) -> int:
         assert self._stream is not None
@@ -209,10 +259,9 @@ class AudioReader:
         tick = self._tick
         zero_pts = round(Fraction(start_ns + self._origin_ns, NS_PER_S) / tick)
         copies: list[Packet[Stream]] = []
-        for timed in taken:
+        for timed, pts in zip(taken, _ascending(taken), strict=True):
             packet = av.Packet(bytes(timed.packet))
-            assert timed.packet.pts is not None
-            packet.pts = packet.dts = timed.packet.pts - zero_pts
+            packet.pts = packet.dts = pts - zero_pts
             packet.duration, packet.time_base, packet.is_keyframe = timed.packet.duration or 0, tick, True
             copies.append(packet)
         return copies
@@ -222,13 +271,13 @@ class AudioReader:
         assert self._stream is not None
         decoder = self._stream.codec_context
         rate = decoder.sample_rate if decoder.sample_rate in _AAC_RATES_HZ else 48000
-        layout = decoder.layout.name if decoder.layout.nb_channels in (1, 6) else "stereo"
+        layout = _LAYOUTS.get(decoder.layout.nb_channels, "stereo")
         encoder: AudioCodecContext = av.CodecContext.create("aac", "w")
         encoder.sample_rate, encoder.layout, encoder.format = rate, layout, "fltp"
         encoder.time_base, encoder.bit_rate = Fraction(1, rate), _AAC_BPS_PER_CHANNEL * encoder.layout.nb_channels
         resampler = AudioResampler("fltp", layout, rate, frame_size=_AAC_FRAME, options={"async": "1", "min_hard_comp": "0.02"})
         packets: list[Packet[Stream]] = []
-        zero = round(Fraction(start_ns + self._origin_ns, NS_PER_S) * rate)
+        zero, stop = (round(Fraction(at_ns + self._origin_ns, NS_PER_S) * rate) for at_ns in (start_ns, end_ns))
         num_errors = num_frames = 0
         decoder.flush_buffers()
         for timed in [*taken, None]:
@@ -239,19 +288,35 @@ class AudioReader:
                 continue
             for frame in decoded:
                 num_frames += 1
-                packets += _encode(encoder, resampler.resample(frame), zero)
+                packets += _encode(encoder, resampler.resample(frame), zero, stop)
         decoder.flush_buffers()
         if not num_frames:
-            return ClipAudio([], f"the audio was left out, none of its {num_errors} packets can be decoded", None)
-        packets += _encode(encoder, resampler.resample(None), zero)
+            return ClipAudio([], f"the sound was left out, none of its {num_errors} packets can be decoded", None)
+        packets += _encode(encoder, resampler.resample(None), zero, stop)
         packets += encoder.encode(None)
         detail = f"{num_errors} of {len(taken)} audio packets cannot be decoded" if num_errors else ""
         return ClipAudio(packets, detail, encoder)
 
 
-def _encode(encoder: AudioCodecContext, frames: list[av.AudioFrame], zero: int) -> Iterator[Packet[Stream]]:
+def _ascending(taken: list[_Timed]) -> list[int]:
+    """Times of the packets, in ticks; one that has the next one's time, as MPEG-PS gives them, is set before it."""
+    pts = [timed.packet.pts or 0 for timed in taken]
+    for place in reversed(range(len(pts) - 1)):
+        if pts[place] >= pts[place + 1]:
+            pts[place] = pts[place + 1] - max(1, taken[place].packet.duration or 0)
+    return pts
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _encode(encoder: AudioCodecContext, frames: list[av.AudioFrame], zero: int, stop: int) -> Iterator[Packet[Stream]]:
+    """Encode what begins before the clip's end, `stop`; times from its start, `zero`."""
     for frame in frames:
         if frame.pts is not None and frame.time_base is not None:
-            frame.pts = round(frame.pts * frame.time_base * encoder.sample_rate) - zero
-            frame.time_base = encoder.time_base
+            pts = round(frame.pts * frame.time_base * encoder.sample_rate)
+            if pts >= stop:
+                continue
+            frame.pts, frame.time_base = pts - zero, encoder.time_base
         yield from encoder.encode(frame)

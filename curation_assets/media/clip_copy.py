@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -20,18 +22,23 @@ from curation_assets.media.source import MediaSource
 from curation_assets.media.verify import Depth, VerifyError, verify_file
 from curation_assets.schemas.outcomes import Outcome
 
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
 # Codecs that MP4 holds and that decoders are common for.
 COPIED_CODECS = ("h264", "hevc", "av1", "vp9")
 _COPIED_PIX_FMTS = ("yuv420p", "yuvj420p")
 _HDR_TRANSFERS = (16, 18)
 _PROGRESSIVE = (0, 1)
+_DAMAGED = "frames in it are damaged"
 
 
 class CopyingInput:
-    """The open video, for spans whose packets can be copied."""
+    """The open video, for spans whose packets can be copied; those of the ids in `damaged` are not."""
 
-    def __init__(self, source: MediaSource, index: PacketIndex, spec: TranscodeSpec) -> None:
-        self._source, self._index, self._spec = source, index, spec
+    def __init__(self, source: MediaSource, index: PacketIndex, spec: TranscodeSpec, damaged: Collection[str] = ()) -> None:
+        self._source, self._index, self._spec, self._damaged = source, index, spec, frozenset(damaged)
         self._reader: PacketReader | None = None
         self._audio: AudioReader | None = None
         self._refusal: str | None = None
@@ -55,18 +62,19 @@ class CopyingInput:
         first, stop = self._index.packet_range(item.span.start_ns, item.span.end_ns)
         problem = self._refusal or self._why_not_span(item, first, stop)
         how: How = "copy"
-        if problem and not self._refusal and spec.way == "smart_cut":
+        if problem and not self._refusal and spec.way == "smart_cut" and problem != _DAMAGED:
             how, problem = "smart_cut", ""
         if not problem:
             path = folder / f"{item.span.id}.mp4"
             try:
+                sound = self._sound(item)
                 if how == "copy":
-                    self._copy(item, first, stop, path)
+                    self._copy(item, first, stop, path, sound)
                 else:
                     ends = (item.positions, item.end_pts)
-                    cut_smartly(self._source, self._reader, *ends, spec=spec.encoder, path=path, audio=self._sound(item))
+                    cut_smartly(self._source, self._reader, *ends, spec=spec.encoder, path=path, audio=sound)
                 depth: Depth = "keyframes" if how == "copy" else "all"
-                found = verify_file(path, times_ns=item.times_ns(self._index), depth=depth)
+                found = verify_file(path, times_ns=item.times_ns(self._index), duration_ns=item.duration_ns(self._index), depth=depth)
             except (EncodeError, VerifyError) as error:
                 path.unlink(missing_ok=True)
                 problem = f"a {how.replace('_', ' ')} does not hold: {error}"
@@ -75,7 +83,8 @@ class CopyingInput:
                 raise
             else:
                 outcome = Outcome.TRUNCATED if item.shortfall else Outcome.OK
-                return TranscodedClip(item.span, outcome, item.shortfall, path, how, found)
+                detail = "; ".join(filter(None, [item.shortfall, sound.detail]))
+                return TranscodedClip(item.span, outcome, detail, path, how, found)
         if spec.way == "copy":
             return TranscodedClip(item.span, Outcome.UNSUPPORTED, f"it cannot be copied: {problem}")
         item.note = problem if spec.way == "smart_cut" else ""
@@ -102,27 +111,35 @@ class CopyingInput:
     def _why_not_span(self, item: WantedClip, first: int, stop: int) -> str | None:
         """Say what keeps a span's frames from being a run of packets that begins with a keyframe."""
         index = self._index
+        if item.is_damaged or item.span.id in self._damaged:
+            return _DAMAGED
         if not index.is_keyframe[first] or int(item.positions[0]) != first:
             return "it does not begin at a keyframe"
         if stop - first != len(item.positions) or not bool(index.is_displayed[first:stop].all()):
             return "frames of its neighbours, or hidden ones, lie among its packets"
         return None
 
-    def _copy(self, item: WantedClip, first: int, stop: int, path: Path) -> None:
+    def _copy(self, item: WantedClip, first: int, stop: int, path: Path, audio: ClipAudio) -> None:
         assert self._reader is not None
         reader, index = self._reader, self._index
         pts = index.pts[first:stop] - item.pts[0]
         in_order = np.sort(pts)
         dts = in_order - int((in_order - pts).max())  # strictly ascending, and never after the pts, whatever the container says
-        audio = self._sound(item)
         packets = reader.packets(first, stop)
         head = next(packets)  # may open the container anew, so before the stream is taken as template
         template = reader.stream
+
+        def add_video(output: OutputContainer) -> VideoStream:
+            stream = output.add_stream_from_template(template, opaque=True)
+            if template.codec_context.codec.canonical_name == "hevc":
+                stream.codec_context.codec_tag = "hvc1"  # what Apple's players take; FFmpeg would write hev1
+            return stream
+
         writer = ClipWriter(
             path,
             audio=audio,
             last=item.last(int(item.pts[0])),
-            add_video=lambda output: output.add_stream_from_template(template, opaque=True),
+            add_video=add_video,
         )
         try:
             for place, packet in chain([head], packets):

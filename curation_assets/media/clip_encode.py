@@ -82,7 +82,8 @@ class ClipEncoding:
             self._encoder.close()
             self._encoder = None
             times_ns = item.times_ns(self._index, np.array(self._written, dtype=np.int64))
-            found = verify_file(self._path, times_ns=times_ns, depth="ends")
+            duration_ns = item.duration_ns(self._index, self._written[0])
+            found = verify_file(self._path, times_ns=times_ns, duration_ns=duration_ns, depth="ends")
         except (EncodeError, VerifyError) as error:
             self.abandon()
             return TranscodedClip(item.span, Outcome.ENCODE_FAILED, f"the encoded file does not hold: {error}")

@@ -93,7 +93,8 @@ class WantedClip:
         ranks: of its frames in display order, without gaps.
         pts: of these frames.
         end_pts: when the frame after the last one is shown.
-        shortfall: what the span asks for beyond the video's end, in words.
+        shortfall: what of the span the video does not give, beyond its end or as damaged packets, in words.
+        is_damaged: packets of the span are damaged, so that what follows them may be too.
         note: why it was not copied or cut, where that was asked for.
     """
 
@@ -103,6 +104,7 @@ class WantedClip:
     positions: npt.NDArray[np.int64]
     end_pts: int
     shortfall: str
+    is_damaged: bool = False
     note: str = ""
 
     @classmethod
@@ -112,13 +114,21 @@ class WantedClip:
         positions = order.positions[low:high]
         end_pts = int(index.pts[order.positions[high]]) if high < len(order.positions) else index.end_pts
         is_short = index.is_truncated and span.end_ns > index.end_ns
-        shortfall = f"the span goes on to {span.end_ns / 1e9:.3f} s; {index.detail}" if is_short else ""
-        return cls(span, range(low, high), index.pts[positions], positions, end_pts, shortfall)
+        shortfall = [f"the span goes on to {span.end_ns / 1e9:.3f} s; {index.detail}"] if is_short else []
+        num_lost = _num_lost(span, index) if index.has_damage else 0
+        if num_lost:
+            shortfall.append(f"{num_lost} of {num_lost + high - low} frames in it are damaged, or rest on damaged ones")
+        return cls(span, range(low, high), index.pts[positions], positions, end_pts, "; ".join(shortfall), is_damaged=num_lost > 0)
 
     def times_ns(self, index: PacketIndex, kept: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Times of the frames relative to the first one."""
         pts = self.pts if kept is None else kept
         return pts_array_to_ns(pts, time_base=index.time_base, origin_pts=int(pts[0]))
+
+    def duration_ns(self, index: PacketIndex, first_pts: int | None = None) -> int:
+        """Time from the first frame, or a later one, to the end of the last."""
+        start_ns, end_ns = self.zero_ns(index, int(self.pts[0]) if first_pts is None else first_pts)
+        return end_ns - start_ns
 
     def rate(self, index: PacketIndex) -> Fraction:
         """About how many frames per second."""
@@ -132,3 +142,9 @@ class WantedClip:
     def zero_ns(self, index: PacketIndex, first_pts: int) -> tuple[int, int]:
         """Time of a first frame, and of the end of the last one, on the video's timeline."""
         return tuple(round(Fraction(pts - index.origin_pts) * index.time_base * 10**9) for pts in (first_pts, self.end_pts))  # type: ignore[return-value]
+
+
+def _num_lost(span: ClipSpan, index: PacketIndex) -> int:
+    """Count the packets of a span that are not shown."""
+    times_ns = pts_array_to_ns(index.pts[~index.is_displayed], time_base=index.time_base, origin_pts=index.origin_pts)
+    return int(((times_ns >= max(0, span.start_ns)) & (times_ns < span.end_ns)).sum())

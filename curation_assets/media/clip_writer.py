@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # What a disk says, and no encoder does: these end the run, not the clip.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+_DISK_ERRORS = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 # moov in front; edit lists in ticks finer than a millisecond; no more than one packet of interleaving.
 _MUXER = {"movflags": "+faststart", "movie_timescale": "90000"}
 
@@ -54,14 +54,16 @@ class ClipWriter:
         path: file to write.
         audio: the clip's sound.
         last: pts of the last frame, and for how many ticks it is shown. MP4 takes durations from the decode times; what ends the track is the packet that
-            comes last in decode order, and the one that is shown last.
+            is shown last, and what ends the sum of its durations is the one that comes last in decode order.
         add_video: adds the video stream to the container; called once.
     """
 
     def __init__(self, path: Path, *, audio: ClipAudio, last: tuple[int, int], add_video: Callable[[OutputContainer], VideoStream]) -> None:
         self._path, self._end = path, last
         self._held: Packet[Any] | None = None
-        self._output = av.open(f"file:{path}", "w", format="mp4", container_options=_MUXER)
+        self._first_dts = 0
+        with encode_errors(path):
+            self._output = av.open(f"file:{path}", "w", format="mp4", container_options=_MUXER)
         with self._guarded():
             self.stream = add_video(self._output)
             audio.add_stream(self._output)
@@ -70,6 +72,8 @@ class ClipWriter:
     def write(self, packets: Sequence[Packet[Any]]) -> None:
         """Write video packets, and the sound up to their times."""
         for packet in packets:
+            if self._held is None:
+                self._first_dts = packet.dts or 0
             self._write_held()
             self._held = packet
             packet.duration = self._end[1] if packet.pts == self._end[0] else 1
@@ -82,7 +86,7 @@ class ClipWriter:
             OSError: the disk does.
         """
         if self._held is not None:
-            self._held.duration = self._end[1]
+            self._held.duration = self._last_ticks(self._held)
         self._write_held()
         with self._guarded():
             self._write_audio(None)
@@ -93,6 +97,14 @@ class ClipWriter:
         """Close the file without caring for what it holds."""
         with suppress(av.error.FFmpegError, ValueError):
             self._output.close()
+
+    def _last_ticks(self, packet: Packet[Any]) -> int:
+        """Choose the duration of the packet that comes last in decode order: all durations then sum up to the track's, and nothing ends after it."""
+        last_pts, shown_ticks = self._end
+        if packet.pts is None or packet.dts is None or packet.pts >= last_pts:
+            return shown_ticks
+        end_pts = last_pts + shown_ticks
+        return max(1, min(end_pts - (packet.dts - self._first_dts), end_pts - packet.pts))
 
     def _write_held(self) -> None:
         packet = self._held
@@ -212,8 +224,7 @@ class VideoEncoder:
         context.color_primaries, context.color_trc, context.colorspace = picture.colour
         context.color_range = 1  # limited
         configure(context, self._spec)
-        if picture.rotation_deg:
-            stream.set_display_rotation(picture.rotation_deg)
+        stream.set_display_matrix(picture.display_matrix)
         return stream
 
     def _mux_pipe(self) -> None:
@@ -227,8 +238,7 @@ class VideoEncoder:
                 def add_video(output: OutputContainer) -> VideoStream:
                     stream = output.add_stream_from_template(template, opaque=True)
                     stream.time_base = self._tick
-                    if self._picture.rotation_deg:
-                        stream.set_display_rotation(self._picture.rotation_deg)
+                    stream.set_display_matrix(self._picture.display_matrix)
                     return stream
 
                 self._writer = ClipWriter(self._path, audio=self._audio, last=self._last, add_video=add_video)

@@ -1,16 +1,17 @@
 """Color: from a decoded frame, of any size, pixel format, range and matrix, to a small upright 8-bit picture in one scaling step.
 
 swscale goes from the decoder's planes to the output size at once, averaging by area where the picture shrinks (each output pixel is the mean of what it
-covers) and bicubic where it grows, bit for bit the same on every processor. Stored pixels are taken as square. Rotation is applied to the small picture.
+covers) and bicubic where it grows, bit for bit the same on every processor. Stored pixels are taken as square. Rotation and mirroring are applied to the small picture.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -55,7 +56,14 @@ def output_size(target_res: int | tuple[int, int] | None, *, height_px: int, wid
 
 def display_size(frame: VideoFrame) -> tuple[int, int]:
     """Return (height, width) of the frame as displayed, after rotation, in stored pixels."""
-    return (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
+    return (frame.width, frame.height) if _orientation(frame)[0] % 2 else (frame.height, frame.width)
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """Read the matrix by which the player turns and mirrors the picture, nine numbers as in MP4; None where there is none."""
+    side_data = cast("SideDataContainer", frame.side_data)  # PyAV 18's stub says otherwise
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    return None if matrix is None else tuple(np.frombuffer(bytes(matrix), np.int32).tolist())
 
 
 def is_hdr(frame: VideoFrame) -> bool:
@@ -94,16 +102,16 @@ class FrameScaler:
         Returns:
             uint8 (height_px, width_px, 3), contiguous.
         """
-        turns, frame = _quarter_turns(frame), without_alpha(frame)
+        turns, is_mirrored, frame = *_orientation(frame), without_alpha(frame)
         if is_hdr(frame):
-            signal = self._scale(frame, "rgb48le", height_px, width_px, matrix_of(frame), turns)
+            signal = self._scale(frame, "rgb48le", height_px, width_px, matrix_of(frame), turns, is_mirrored)
             rgb = tone_map(
                 signal.astype(np.float32) / np.float32(65535),
                 is_pq=int(frame.color_trc) == _PQ,
                 is_bt2020=int(frame.color_primaries) == _BT2020,
             )
         else:
-            rgb = self._scale(frame, "rgb24", height_px, width_px, matrix_of(frame), turns)
+            rgb = self._scale(frame, "rgb24", height_px, width_px, matrix_of(frame), turns, is_mirrored)
             if _is_limited_gray(frame):
                 rgb = _expand_range()[rgb]
         return np.ascontiguousarray(rgb)
@@ -119,13 +127,13 @@ class FrameScaler:
         Returns:
             uint8 (height_px, width_px).
         """
-        turns, frame = _quarter_turns(frame), without_alpha(frame)
+        turns, is_mirrored, frame = *_orientation(frame), without_alpha(frame)
         # One matrix on both sides lets luma pass as it is; swscale would otherwise convert to the luma of BT.601.
-        luma = self._scale(frame, "gray", height_px, width_px, Colorspace.ITU601, turns)
+        luma = self._scale(frame, "gray", height_px, width_px, Colorspace.ITU601, turns, is_mirrored)
         return _expand_range()[luma] if _is_limited_gray(frame) else luma
 
     def _scale(
-        self, frame: VideoFrame, pix_fmt: str, height_px: int, width_px: int, matrix: Colorspace | None, turns: int
+        self, frame: VideoFrame, pix_fmt: str, height_px: int, width_px: int, matrix: Colorspace | None, turns: int, is_mirrored: bool
     ) -> npt.NDArray[Any]:
         if turns % 2:
             height_px, width_px = width_px, height_px
@@ -143,6 +151,7 @@ class FrameScaler:
             threads=1,
         )
         pixels: npt.NDArray[Any] = scaled.to_ndarray()
+        pixels = np.fliplr(pixels) if is_mirrored else pixels
         return np.rot90(pixels, turns) if turns else pixels
 
 
@@ -212,9 +221,11 @@ def matrix_of(frame: VideoFrame) -> Colorspace | None:
     return Colorspace.ITU709 if min(frame.height, frame.width) > 576 or max(frame.height, frame.width) > 1024 else Colorspace.ITU601
 
 
-def _quarter_turns(frame: VideoFrame) -> int:
-    """Return how many counter-clockwise quarter turns the player applies, 0 to 3."""
-    return round(frame.rotation / 90) % 4
+def _orientation(frame: VideoFrame) -> tuple[int, bool]:
+    """Return how many counter-clockwise quarter turns the player applies, 0 to 3, and whether it mirrors the picture left to right before that."""
+    matrix = display_matrix(frame)
+    is_mirrored = matrix is not None and matrix[0] * matrix[4] < matrix[1] * matrix[3]  # a negative determinant
+    return round(frame.rotation / 90 + 2 * is_mirrored) % 4, is_mirrored
 
 
 def _is_limited_gray(frame: VideoFrame) -> bool:

@@ -72,6 +72,8 @@ class PacketIndex:
         is_truncated: True when the container promised more than the demux gave.
         detail: what was seen when `is_truncated`, else "".
         is_seekable: False when the demuxer's pts after a seek do not tell the packets, which are then found by counting from the start.
+        is_joined: recordings that follow each other with clocks of their own were put one after the other; the other streams' times were not.
+        has_damage: the demuxer marks packets as damaged.
     """
 
     stream_index: int
@@ -85,6 +87,8 @@ class PacketIndex:
     is_truncated: bool
     detail: str
     is_seekable: bool = True
+    is_joined: bool = False
+    has_damage: bool = False
 
     def __post_init__(self) -> None:
         """Check the shapes and freeze the arrays.
@@ -182,7 +186,7 @@ class PacketIndex:
         body = zlib.compress(deltas.tobytes() + flags.tobytes() + detail, 6)
         fields = (
             self.stream_index, self.time_base.numerator, self.time_base.denominator, self.origin_pts, self.end_pts, len(self),
-            self.is_truncated | self.is_seekable << 1, len(detail),
+            self.is_truncated | self.is_seekable << 1 | self.is_joined << 2 | self.has_damage << 3, len(detail),
         )  # fmt: skip
         unchecked = _FIXED.pack(_MAGIC, 0, *fields)
         return _FIXED.pack(_MAGIC, zlib.crc32(unchecked + body), *fields) + body
@@ -222,6 +226,8 @@ class PacketIndex:
             is_truncated=bool(flags & 1),
             detail=plain[16 * count + 2 * bit_bytes :].decode(),
             is_seekable=bool(flags & 2),
+            is_joined=bool(flags & 4),
+            has_damage=bool(flags & 8),
         )
 
     def _to_ns(self, pts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -313,16 +319,20 @@ def _build_index(source: MediaSource, container: InputContainer, stream: VideoSt
     is_keyframe, is_displayed, is_marked, is_whole = (
         np.array(c, dtype=np.bool_) for c in (columns.is_keyframe, columns.is_displayed, columns.is_marked, columns.is_whole)
     )
+    time_base = stream_tick_s(stream)
+    unreadable = _lost_start(stream, columns, time_base)
     if not is_keyframe.any():  # streams without any clean entry: the decoder makes do with what the container says
         is_keyframe = is_marked if is_marked.any() else np.arange(len(pts)) == 0
         is_displayed = is_whole.copy()
         is_displayed &= np.arange(len(pts)) >= np.argmax(is_keyframe)
-    rate, time_base = stream.average_rate or stream.guessed_rate or Fraction(25), stream_tick_s(stream)
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     frame_ticks = max(1, round(1 / (rate * time_base)))
     raw_pts = pts
     if (pts == NO_TIME).any():
         pts = dts if not (dts == NO_TIME).any() else np.cumsum(np.where(durations > 0, durations, frame_ticks))
+    unjoined = pts
     pts = _join(pts, dts, join_ticks=int(_JOIN_S / time_base), frame_ticks=frame_ticks)
+    is_joined = pts is not unjoined
     if not _packets_tell(source, container, stream, pts, is_displayed):
         order = display_order(source, len(pts))
         is_displayed &= np.isin(np.arange(len(pts)), order)
@@ -345,9 +355,24 @@ def _build_index(source: MediaSource, container: InputContainer, stream: VideoSt
         last_ticks = int(np.median(steps[steps > 0])) if (steps > 0).any() else frame_ticks
     return PacketIndex(
         stream_index=stream.index, time_base=time_base, pts=pts, durations=durations, is_keyframe=is_keyframe, is_displayed=is_displayed,
-        origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail=strays,
+        origin_pts=int(shown[0]), end_pts=int(shown[-1]) + last_ticks, is_truncated=False, detail="; ".join(filter(None, [unreadable, strays])),
         is_seekable=container.format.name not in _GUESSED_PTS and bool((pts == raw_pts).all()) and len(np.unique(pts)) == len(pts),
+        is_joined=is_joined, has_damage=any(columns.is_damaged),
     )  # fmt: skip
+
+
+def _lost_start(stream: VideoStream, columns: Columns, time_base: Fraction) -> str:
+    """Say how many frames come before the first packet that decoding can begin at, where the container's own index has a keyframe among them.
+
+    A recording that begins within a GOP has none: its first frames were never whole.
+    """
+    first = next((place for place, is_keyframe in enumerate(columns.is_keyframe) if is_keyframe), 0)
+    num_lost = sum(columns.is_whole[:first])
+    time = columns.dts[first] if columns.dts[first] != NO_TIME else columns.pts[first]
+    if not num_lost or not any(entry.is_keyframe and entry.timestamp < time for entry in stream.index_entries):
+        return ""
+    start = min((pts for pts in columns.pts[:first] if pts != NO_TIME), default=columns.pts[first])
+    return f"{num_lost} frames ({float((columns.pts[first] - start) * time_base):.1f} s) before the first intact keyframe cannot be decoded"
 
 
 def _in_largest_run(pts: npt.NDArray[np.int64], is_displayed: npt.NDArray[np.bool_], most_ticks: int) -> npt.NDArray[np.bool_]:

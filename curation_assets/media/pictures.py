@@ -15,7 +15,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from curation_assets.media.color import FrameScaler, display_size, is_hdr, matrix_of, scaling, without_alpha
+from curation_assets.media.color import FrameScaler, display_matrix, display_size, is_hdr, matrix_of, scaling, without_alpha
 
 HdrMode = Literal["tonemap", "keep"]
 _UNSPECIFIED = 2  # of primaries, transfer and matrix, ITU-T H.273
@@ -32,7 +32,7 @@ class PictureFormat:
         height_px: height, even.
         pix_fmt: yuv420p, or yuv420p10le for HDR that is kept.
         colour: codes of primaries, transfer function and matrix (ITU-T H.273); the range is always limited.
-        rotation_deg: turn that the player applies, counter-clockwise as FFmpeg counts.
+        display_matrix: how the player turns and mirrors the picture, as the source has it; None for not at all.
         sample_aspect: width of a pixel in heights.
     """
 
@@ -40,14 +40,8 @@ class PictureFormat:
     height_px: int
     pix_fmt: str
     colour: tuple[int, int, int]
-    rotation_deg: float
+    display_matrix: tuple[int, ...] | None
     sample_aspect: Fraction
-
-    @property
-    def display_size(self) -> tuple[int, int]:
-        """(height, width) as displayed, in stored pixels."""
-        is_turned = round(self.rotation_deg / 90) % 2
-        return (self.width_px, self.height_px) if is_turned else (self.height_px, self.width_px)
 
 
 class FramePreparer:
@@ -105,7 +99,7 @@ class FramePreparer:
         if is_mapped and round(frame.rotation / 90) % 2:
             sample_aspect = 1 / sample_aspect
         if is_mapped:
-            return PictureFormat(*even, "yuv420p", (_BT709, _BT709, _BT709), 0.0, sample_aspect)
+            return PictureFormat(*even, "yuv420p", (_BT709, _BT709, _BT709), None, sample_aspect)
         keeps_10bit = is_hdr(frame)
         matrix = matrix_of(frame)
         colorspace = int(frame.colorspace)
@@ -114,7 +108,7 @@ class FramePreparer:
         elif colorspace == _UNSPECIFIED and is_resized:
             colorspace = _CODES[matrix]  # players guess by the size, which is another one now
         colour = (int(frame.color_primaries), int(frame.color_trc), colorspace)
-        return PictureFormat(*even, "yuv420p10le" if keeps_10bit else "yuv420p", colour, float(frame.rotation), sample_aspect)
+        return PictureFormat(*even, "yuv420p10le" if keeps_10bit else "yuv420p", colour, display_matrix(frame), sample_aspect)
 
     def _tone_mapped(self, frame: VideoFrame, width_px: int, height_px: int) -> VideoFrame:
         shown = display_size(frame)

@@ -162,20 +162,24 @@ def clip_shots(index: PacketIndex, shots: Sequence[Shot], parts: Sequence[tuple[
 
 
 def _divided(times_ns: npt.NDArray[np.int64], first: int, stop: int, rules: ClipRules, tick_ns: int) -> Iterator[tuple[int, int]]:
-    """Divide the frames [first, stop) so that no part is longer than allowed, unless one frame is."""
+    """Divide the frames [first, stop) so that no part is longer than allowed, unless one frame is.
+
+    Equal parts that would be too short, and so left out, lose the whole shot: then parts of full length lose less.
+    """
     length_ns = int(times_ns[stop] - times_ns[first])
     if rules.max_len_s is None or length_ns <= (max_ns := round(rules.max_len_s * NS_PER_S)) + tick_ns:
         yield first, stop
         return
     if rules.max_length_mode == "balanced":
+        min_ns = round(rules.min_len_s * NS_PER_S)
         least = -(-length_ns // max_ns)
         for count in range(least, least + 3):  # cutting at frames may take one more
             points_ns = times_ns[first] + np.arange(1, count) * length_ns // count
             cuts = [first, *sorted(set(_nearest(times_ns, points_ns).tolist()) - {first, stop}), stop]
-            if all(times_ns[b] - times_ns[a] <= max_ns + tick_ns for a, b in pairwise(cuts)):
+            if all(min_ns - tick_ns <= times_ns[b] - times_ns[a] <= max_ns + tick_ns for a, b in pairwise(cuts)):
                 yield from pairwise(cuts)
                 return
-    # stride; or a frame is shown for so long that no equal parts can be had
+    # stride; or no equal parts can be had: they are too short, or a frame is shown for too long
     while first < stop:
         end = int(np.searchsorted(times_ns, times_ns[first] + max_ns + tick_ns, side="right")) - 1
         end = min(max(end, first + 1), stop)

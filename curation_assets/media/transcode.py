@@ -7,7 +7,7 @@ before it is handed out: a short or unplayable one is never called ok.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,7 +25,7 @@ __all__ = ["ClipSpan", "TranscodeSpec", "TranscodedClip", "transcode_clips"]
 
 
 def transcode_clips(
-    source: MediaSource, *, index: PacketIndex, spans: Sequence[ClipSpan], spec: TranscodeSpec, folder: Path
+    source: MediaSource, *, index: PacketIndex, spans: Sequence[ClipSpan], spec: TranscodeSpec, folder: Path, damaged: Collection[str] = ()
 ) -> Iterator[TranscodedClip]:
     """Make the files of some spans of a video; the video is decoded once, however the spans lie.
 
@@ -35,6 +35,7 @@ def transcode_clips(
         spans: in any order; they may overlap.
         spec: how.
         folder: where the files go, `<id>.mp4`; a file that is not handed out does not stay.
+        damaged: ids of spans known to hold frames that do not decode; these are not copied.
 
     Yields:
         Each span once, as soon as its file is complete.
@@ -46,11 +47,11 @@ def transcode_clips(
     order = DisplayOrder(index)
     wanted = sorted((WantedClip.of(span, order, index) for span in spans), key=lambda item: (item.span.start_ns, item.span.end_ns))
     rest: list[WantedClip] = []
-    with CopyingInput(source, index, spec) as video:
+    with CopyingInput(source, index, spec, damaged) as video:
         for item in wanted:
             if not item.ranks:
                 what = "ends before it" if item.span.start_ns >= index.end_ns else "shows no frame in it"
-                yield TranscodedClip(item.span, Outcome.NO_FRAMES, f"the video {what}")
+                yield TranscodedClip(item.span, Outcome.NO_FRAMES, "; ".join(filter(None, [f"the video {what}", item.shortfall])))
                 continue
             made = video.copied(item, folder)
             if made is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,14 +18,15 @@ from curation_assets.media.decode import decode_targets
 from curation_assets.media.errors import MediaError
 from curation_assets.media.packets import PacketIndex, index_packets
 from curation_assets.media.plan import DisplayOrder
-from curation_assets.media.probe import stream_tick_s
-from curation_assets.media.source import mp4_boxes, open_container
+from curation_assets.media.source import mp4_boxes, open_container, read_at
 from curation_assets.media.timing import NS_PER_S
+from curation_assets.schemas.outcomes import Outcome
 
 # What is decoded. Of an encoded file the first and the last frame, with all that the last one rests on: its encoder saw every frame, and every packet's
 # time is compared. Of a copied one the first and the last keyframe, for the coded frames are the source's own. Of a smart cut everything.
 Depth = Literal["ends", "keyframes", "all"]
 _READ_BYTES = 1024 * 1024
+_MOVIE_TICK_NS = 11_112  # of `clip_writer`
 
 
 class VerifyError(Exception):
@@ -54,19 +58,21 @@ class VerifiedFile:
     sha256: str
 
 
-def verify_file(path: Path, *, times_ns: npt.NDArray[np.int64], depth: Depth) -> VerifiedFile:
+def verify_file(path: Path, *, times_ns: npt.NDArray[np.int64], duration_ns: int, depth: Depth) -> VerifiedFile:
     """Open a clip's file and check it.
 
-    Every packet is read: as many frames as there should be, each at its time to within a tick of the file. The moov box stands before the media data. Then
-    some frames are decoded, by `depth`.
+    Every packet is read: as many frames as there should be, each at its time to within a tick of the file, and the last one shown for as long as it should
+    be. The moov box stands before the media data. Then some frames are decoded, by `depth`.
 
     Args:
         path: the file.
         times_ns: int64 (N,), ascending times of the frames relative to the first.
+        duration_ns: from the first frame to the end of the last.
         depth: what is decoded.
 
     Raises:
         VerifyError: it holds something else, or cannot be played.
+        OSError: it is gone.
     """
     try:
         kinds = [kind for kind, _ in mp4_boxes(str(path))]
@@ -74,13 +80,16 @@ def verify_file(path: Path, *, times_ns: npt.NDArray[np.int64], depth: Depth) ->
             raise VerifyError(f"its boxes are {[kind.decode('latin-1') for kind in kinds]}: moov must stand before mdat")
         index = index_packets(str(path))
         _check_times(index, times_ns)
+        found_ns = _track_ns(path)
+        if abs(found_ns - duration_ns) > 2 * (_tick_ns(index) + _MOVIE_TICK_NS):
+            raise VerifyError(f"it lasts {found_ns / 1e9:.3f} s, it should last {duration_ns / 1e9:.3f} s")
         height_px, width_px = _decode(path, index, depth)
         with open_container(str(path)) as container:
             stream = next(stream for stream in container.streams.video if stream.index == index.stream_index)
             codec, has_audio = stream.codec_context.codec.canonical_name, bool(container.streams.audio)
-            # of the edit list: the packets' own durations follow the decode times, not how long a frame is shown
-            duration_ns = round((stream.duration or 0) * stream_tick_s(stream) * NS_PER_S)
     except MediaError as error:
+        if error.outcome is Outcome.VANISHED:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         raise VerifyError(error.detail) from error
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -88,7 +97,7 @@ def verify_file(path: Path, *, times_ns: npt.NDArray[np.int64], depth: Depth) ->
             digest.update(data)
     return VerifiedFile(
         num_frames=len(index.display_pts),
-        duration_ns=duration_ns,
+        duration_ns=found_ns,
         codec=codec,
         height_px=height_px,
         width_px=width_px,
@@ -103,10 +112,47 @@ def _check_times(index: PacketIndex, times_ns: npt.NDArray[np.int64]) -> None:
         raise VerifyError(index.detail)
     if len(index.display_times_ns) != len(times_ns):
         raise VerifyError(f"it shows {len(index.display_times_ns)} frames, it should show {len(times_ns)}")
-    tick_ns = int(1e9 * index.time_base) + 2
     worst_ns = int(np.abs(index.display_times_ns - times_ns).max())
-    if worst_ns > tick_ns:
+    if worst_ns > _tick_ns(index):
         raise VerifyError(f"a frame stands {worst_ns / 1e6:.3f} ms from its time")
+
+
+def _tick_ns(index: PacketIndex) -> int:
+    return int(1e9 * index.time_base) + 2
+
+
+def _track_ns(path: Path) -> int:
+    """Read how long the video track is shown (ISO/IEC 14496-12, 8.3.2).
+
+    FFmpeg tells the sum of the packets' durations where that is less; these follow the decode times, not how long each frame is shown.
+    """
+    at = 0
+    for kind, end in mp4_boxes(str(path)):
+        if kind == b"moov":
+            moov = read_at(str(path), at, end - at)[8:]
+            movie = dict(_boxes(moov))
+            per_s = int.from_bytes(_after_dates(movie[b"mvhd"])[:4], "big")
+            for track_kind, track in _boxes(moov):
+                inside = dict(_boxes(track)) if track_kind == b"trak" else {}
+                if inside and dict(_boxes(inside[b"mdia"]))[b"hdlr"][8:12] == b"vide":
+                    field_bytes = 8 if inside[b"tkhd"][0] else 4
+                    return int.from_bytes(_after_dates(inside[b"tkhd"])[8 : 8 + field_bytes], "big") * NS_PER_S // per_s
+        at = end
+    raise VerifyError("it has no video track")
+
+
+def _after_dates(box: bytes) -> bytes:
+    """Skip the version, the flags and the two dates, which are longer in version 1."""
+    return box[20:] if box[0] else box[12:]
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give kind and content of the boxes in another box's content."""
+    at = 0
+    while at + 8 <= len(data):
+        size = max(8, int.from_bytes(data[at : at + 4], "big"))
+        yield data[at + 4 : at + 8], data[at + 8 : at + size]
+        at += size
 
 
 def _decode(path: Path, index: PacketIndex, depth: Depth) -> tuple[int, int]:

@@ -46,11 +46,28 @@ NUM_ROWS = Column("num_rows", INT64, "Header rows: how many item rows the video 
 FINGERPRINT = Column(
     "fingerprint", STRING, "Hash of all that this video's rows were made from; a different expected value means stale.", nullable=False
 )
+VIDEO_ETAG = Column(
+    "video_etag", STRING, "Version of the object that the row was made from; rows of two tables belong together when it is the same."
+)
 CONTENT_HASH = Column("content_hash", STRING, "Header rows: hash of what the rows say, for data versions and for the next stage.")
 SECONDS = Column("work_s", FLOAT64, "Header rows: seconds of work spent on the video.")
 RUN_ID = Column("run_id", STRING, "Dagster run that wrote the row.")
 WRITTEN_AT = Column("written_at", TIME_UTC, "When the row was written, UTC.", nullable=False)
-BOOKKEEPING = (ROW_ID, SOURCE, VIDEO_ID, IS_HEADER, OUTCOME, DETAIL, NUM_ROWS, FINGERPRINT, CONTENT_HASH, SECONDS, RUN_ID, WRITTEN_AT)
+BOOKKEEPING = (
+    ROW_ID,
+    SOURCE,
+    VIDEO_ID,
+    IS_HEADER,
+    OUTCOME,
+    DETAIL,
+    NUM_ROWS,
+    FINGERPRINT,
+    VIDEO_ETAG,
+    CONTENT_HASH,
+    SECONDS,
+    RUN_ID,
+    WRITTEN_AT,
+)
 
 # objects
 KEY = Column("key", STRING, "Object key below the source's root, or the entry of a manifest, Unicode NFC.")

@@ -6,7 +6,7 @@ Launchpad override parts of the processing settings. Credentials never stand her
 
 from curation_assets.settings.base import Model, SettingsError
 from curation_assets.settings.project import Config, EngineSettings, ProcessingSettings, SourceSettings
-from curation_assets.settings.splitters import Content, FixedStride, Splitter, TransNetV2
+from curation_assets.settings.splitters import SPLITTERS, Content, FixedStride, Splitter, TransNetV2
 from curation_assets.settings.stages import (
     VIDEO_EXTENSIONS,
     ClipScoresSettings,
@@ -24,6 +24,7 @@ from curation_assets.settings.stages import (
 )
 
 __all__ = [
+    "SPLITTERS",
     "VIDEO_EXTENSIONS",
     "ClipScoresSettings",
     "ClipsSettings",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """What a frame set or a preview may be called."""
+
+Seconds = Annotated[float, Field(le=1e9)]
+"""A length of time; at most 30 years, which still fits into nanoseconds of 64 bits."""
 
 
 class SettingsError(ValueError):
@@ -15,6 +19,6 @@ class SettingsError(ValueError):
 
 
 class Model(BaseModel):
-    """Base of all settings: unknown keys are errors, values do not change after reading."""
+    """Base of all settings: unknown keys are errors, numbers are finite, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

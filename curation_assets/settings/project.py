@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
-from curation_assets.settings.base import NAME, Model
+from curation_assets.settings.base import NAME, Model, Seconds
 from curation_assets.settings.stages import (
     ClipScoresSettings,
     ClipsSettings,
@@ -33,7 +33,7 @@ class EngineSettings(Model):
         le=1024,
         description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
     )
-    timeout_s: float = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
+    timeout_s: Seconds = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
     clips_per_chunk: int = Field(8, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
     cache_dir: str | None = Field(
         None,
@@ -153,6 +153,14 @@ class Config(ProcessingSettings):
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         return _without_secrets(value)
 
+    _base: dict[str, Any] | None = PrivateAttr(default=None)
+
     def processing(self) -> dict[str, Any]:
-        """Return the processing part as a plain tree."""
-        return self.model_dump(mode="json", include=set(ProcessingSettings.model_fields))
+        """Return the processing part as a plain tree, without a run's overrides: those lie over the sources' own settings."""
+        return self._base if self._base is not None else self.model_dump(mode="json", include=set(ProcessingSettings.model_fields))
+
+    def based_on(self, base: dict[str, Any]) -> Config:
+        """Return the same settings, to which a run's overrides were applied, with the tree that they were applied to."""
+        copy = self.model_copy()
+        copy._base = base
+        return copy

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from curation_assets.settings.base import Model
+from curation_assets.settings.base import Model, Seconds
 
 
 class FixedStride(Model):
     """Clips of one length at one stride."""
 
     method: Literal["fixed_stride"] = "fixed_stride"
-    clip_len_s: float = Field(10.0, ge=0.1, description="Length of a clip in seconds.")
-    clip_stride_s: float | None = Field(
+    clip_len_s: Seconds = Field(10.0, ge=0.1, description="Length of a clip in seconds.")
+    clip_stride_s: Seconds | None = Field(
         None, ge=0.1, description="Seconds from start to start; None means clip_len_s, so that clips tile the video."
     )
-    min_clip_len_s: float = Field(2.0, ge=0, description="A shorter rest at the end is left out.")
-    start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
-    end_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
+    min_clip_len_s: Seconds = Field(2.0, ge=0, description="A shorter rest at the end is left out.")
+    start_offset_s: Seconds = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
+    end_offset_s: Seconds = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
     snap_to_keyframes: bool = Field(False, description="Move starts to the nearest keyframe, so that clips can be copied without encoding.")
 
     @model_validator(mode="after")
@@ -42,19 +43,20 @@ Decoder = Annotated[
 class ShotSplitter(Model):
     """Clips from shots: what every splitter that finds cuts can do."""
 
-    min_clip_len_s: float = Field(2.0, ge=0, description="A shorter clip is left out.")
-    max_clip_len_s: float | None = Field(60.0, gt=0, description="A longer shot is divided as max_length_mode says; null means no limit.")
+    min_clip_len_s: Seconds = Field(2.0, ge=0, description="A shorter clip is left out.")
+    max_clip_len_s: Seconds | None = Field(60.0, gt=0, description="A longer shot is divided as max_length_mode says; null means no limit.")
     max_length_mode: Literal["stride", "truncate", "balanced"] = Field(
         "balanced",
-        description="balanced: equal parts; stride: parts of max_clip_len_s and a rest; truncate: the first max_clip_len_s alone.",
+        description="balanced: equal parts, or as stride where those would be shorter than min_clip_len_s; stride: parts of max_clip_len_s and a rest; "
+        "truncate: the first max_clip_len_s alone.",
     )
-    crop_s: float = Field(
+    crop_s: Seconds = Field(
         0.0,
         ge=0,
         description="Seconds cut off a shot on each side where there is a transition; never at the ends of the video or of a region.",
     )
-    start_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
-    end_offset_s: float = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
+    start_offset_s: Seconds = Field(0.0, ge=0, description="Seconds left out at the start of the video.")
+    end_offset_s: Seconds = Field(0.0, ge=0, description="Seconds left out at the end of the video.")
     decoder: Decoder = "auto"
     num_cpus: int = Field(1, ge=1, le=64, description="Decoder threads per video.")
 
@@ -107,7 +109,7 @@ class Content(ShotSplitter):
         None,
         description="[height, width] in pixels of what the detector sees; null scales the longer side down to 256, as PySceneDetect does.",
     )
-    min_scene_len_s: float | None = Field(None, ge=0, description="Cuts come at least so far apart; null means 15 frames.")
+    min_scene_len_s: Seconds | None = Field(None, ge=0, description="Cuts come at least so far apart; null means 15 frames.")
     threshold: float | None = Field(None, ge=0, description="content (27), threshold (12), hash (0.35), histogram (0.05).")
     luma_only: bool | None = Field(None, description="content, adaptive: look at brightness alone.")
     adaptive_threshold: float | None = Field(None, gt=0, description="adaptive (3).")
@@ -147,3 +149,10 @@ Splitter = Annotated[
     Annotated[FixedStride, Tag("fixed_stride")] | Annotated[TransNetV2, Tag("transnetv2")] | Annotated[Content, Tag("content")],
     Discriminator(_method),
 ]
+
+SPLITTERS: Mapping[str, type[FixedStride | TransNetV2 | Content]] = {
+    "fixed_stride": FixedStride,
+    "transnetv2": TransNetV2,
+    "content": Content,
+}
+"""The settings of each method."""

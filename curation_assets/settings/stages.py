@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from curation_assets.settings.base import NAME, Model
+from curation_assets.schemas.ranks import RANK_COLUMNS
+from curation_assets.settings.base import NAME, Model, Seconds
 from curation_assets.settings.splitters import FixedStride, Splitter
 
 VIDEO_EXTENSIONS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .gif .3gp .3g2 .ogv .mxf .vob .f4v .asf".split()
@@ -19,8 +20,8 @@ class Limits(Model):
     max_side_px: int | None = Field(None, ge=1, description="Longer side at most this many pixels.")
     min_aspect: float | None = Field(None, gt=0, description="Display width / height at least this.")
     max_aspect: float | None = Field(None, gt=0, description="Display width / height at most this.")
-    min_duration_s: float | None = Field(None, ge=0, description="Header duration at least this many seconds.")
-    max_duration_s: float | None = Field(None, gt=0, description="Header duration at most this many seconds.")
+    min_duration_s: Seconds | None = Field(None, ge=0, description="Header duration at least this many seconds.")
+    max_duration_s: Seconds | None = Field(None, gt=0, description="Header duration at most this many seconds.")
     max_size_bytes: int | None = Field(None, ge=1, description="Object size at most this many bytes.")
 
 
@@ -41,7 +42,7 @@ class RawVideosSettings(Model):
 class ClipsSettings(Model):
     """Splitting."""
 
-    splitter: Splitter = FixedStride()
+    splitter: Splitter = Field(FixedStride(), description="By method; in a settings file a bare name stands for {method: name}.")
     on_truncated: Literal["keep", "refuse"] = Field(
         "keep", description="keep: clips of the readable part; refuse: the video fails as truncated_refused."
     )
@@ -214,14 +215,16 @@ class Preview(Model):
     height_px: int = Field(240, ge=16, le=2160, description="Height; the width follows the picture. A smaller picture is not enlarged.")
     fps: float = Field(2.0, gt=0, le=60, description="Pictures per second.")
     quality: int = Field(60, ge=1, le=100, description="WebP quality.")
-    seconds: float | None = Field(None, gt=0, description="Only the beginning of the clip; None for all of it.")
+    seconds: Seconds | None = Field(None, gt=0, description="Only the beginning of the clip; None for all of it.")
     origin: Literal["frames", "clip"] = Field(
         "frames", alias="from", description="frames: the stored frame set, cheap, no sharper than that. clip: decoded again from the video."
     )
     frame_set: str = Field("embeddings", description="Which frame set, with from: frames.")
 
 
-RankColumn = Annotated[str, Field(pattern=r"^-?[a-z_]+$")]
+_KEEP_BY_CENTRE = ("hard", "easy", "random")
+_RANKS = tuple(column for columns in RANK_COLUMNS.values() for column in columns)
+RankColumn = Annotated[str, Field(pattern=f"^-?({'|'.join(_RANKS)})$")]
 
 
 class DedupSettings(Model):
@@ -236,9 +239,20 @@ class DedupSettings(Model):
     )
     which_to_keep: Literal["hard", "easy", "random"] | Annotated[list[RankColumn], Field(min_length=1)] = Field(
         ["-num_pixels", "-bit_rate_bps", "source", "key"],
-        description="Of near-duplicates, the one to keep: by columns (-column: the largest first; of raw_videos, clips or clip_scores, and num_pixels), "
+        description="Of near-duplicates, the one to keep: by columns (-column: the largest first), "
         "or hard (far from its cluster's centre), easy (near it), random.",
     )
     n_clusters: int | None = Field(None, ge=1, le=65536, description="k-means clusters; None is one per 512 clips, at most 8192.")
     n_probes: int = Field(16, ge=1, description="Most clusters in which a clip is compared with kept ones.")
     exact_max_clips: int = Field(20_000, ge=0, description="Up to so many clips, each is compared with every kept one.")
+
+    @field_validator("which_to_keep", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        if isinstance(value, list) and value:
+            for rank in value:
+                if not isinstance(rank, str) or rank.removeprefix("-") not in _RANKS:
+                    raise ValueError(f"no column {rank!r}; there are {', '.join(sorted(_RANKS))}")
+        elif value not in _KEEP_BY_CENTRE:
+            raise ValueError(f"expected {', '.join(_KEEP_BY_CENTRE)}, or a list of columns such as [-num_pixels, source, key]")
+        return value

@@ -35,7 +35,7 @@ BLOB_SCAN: dict[str, Any] = {
     "io_buffer_size": 16 * 1024 * 1024,
 }
 _ROWS_PER_FILTER = 1024
-CACHE_BYTES = 64 * 1024 * 1024  # of Lance's metadata; its own default is a gigabyte
+CACHE_BYTES = 16 * 1024 * 1024  # of Lance's metadata; its own default is a gigabyte
 
 HEADER_CACHE_BYTES = 32 * 1024 * 1024
 

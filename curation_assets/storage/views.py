@@ -27,6 +27,7 @@ from curation_assets.storage.layout import Layout
 from curation_assets.storage.snapshots import Snapshot, open_snapshot
 
 OPEN_THREADS = 16
+CURATED_VIEW, FILES_VIEW = "curated_clips", "transcoded_clips"
 SCORES_VIEW = "clip_scores"
 AESTHETIC_ASSET = "clip_scores/aesthetic"
 _FETCH_ROWS = 1024
@@ -116,7 +117,7 @@ class SqlConnection:
             if name.lower() in words:
                 words |= set(re.findall(r"\w+", sql.lower()))
         for name, spec in self._specs.items():
-            if name.lower() in words:
+            if name.lower() in words or f"_{name.lower()}_rows" in words:
                 self._make_view(spec)
         for name, sql in self._extra_view_sql.items():
             if name.lower() in words:
@@ -131,7 +132,20 @@ class SqlConnection:
             for name in spec.view_columns
         )
         plain = f"SELECT {', '.join(columns)} FROM {_identifier(table)}"
-        select = self._scores_sql(spec, table) if spec.view == SCORES_VIEW else plain
+        if spec.view == SCORES_VIEW:
+            select = self._scores_sql(spec, table)
+        elif spec.view == CURATED_VIEW and FILES_VIEW in self._specs:
+            # where the files are now, also between a run that made others and the next curated set
+            self._make_view(self._specs[FILES_VIEW])
+            columns = (
+                f"CASE WHEN c.uri IS NOT NULL THEN f.uri END AS {_identifier(name)}"
+                if name in spec.media_keys
+                else f"c.{_identifier(name)}"
+                for name in spec.view_columns
+            )
+            select = f"SELECT {', '.join(columns)} FROM {_identifier(table)} c LEFT JOIN {_identifier(FILES_VIEW)} f USING (source, video_id, clip_id)"
+        else:
+            select = plain
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
 
     def _register(self, table: str, spec: TableSpec) -> None:

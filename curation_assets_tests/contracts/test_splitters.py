@@ -162,6 +162,38 @@ def test_offsets(method, scenes):
     assert split(scenes, {**method, "start_offset_s": 9}).outcome is Outcome.TOO_SHORT
 
 
+@pytest.mark.parametrize(
+    ("settings", "regions_ns", "detail"),
+    [
+        ({}, [], "no clip: no region of the video is wanted"),
+        ({}, [(40 * NS, 50 * NS), (30 * NS, 31 * NS)], "no clip: its first region begins at 30.000 s, and the video ends at 8.000 s"),
+        ({"start_offset_s": 5, "end_offset_s": 4}, None, "no clip: start_offset_s 5 and end_offset_s 4 leave nothing of 8.000 s of video"),
+        ({"start_offset_s": 5}, [(1 * NS, 2 * NS)], "no clip: no frame begins in its regions, less start_offset_s 5 and end_offset_s 0"),
+        ({}, [(1 * NS + 1, 1 * NS + 2)], "no clip: no frame begins in its regions"),
+        ({"min_clip_len_s": 9}, None, "no clip: it has 8.000 s, less than min_clip_len_s 9"),
+        (
+            {"min_clip_len_s": 4, "start_offset_s": 5},
+            None,
+            "no clip: it has 3.000 s after start_offset_s 5 and end_offset_s 0, less than min_clip_len_s 4",
+        ),
+        (
+            {"min_clip_len_s": 4},
+            [(0, 1 * NS), (2 * NS, 5 * NS)],
+            "no clip: the longest of its regions has 3.000 s, less than min_clip_len_s 4",
+        ),
+    ],
+)
+def test_what_left_no_clip_is_said(method, scenes, settings, regions_ns, detail):
+    result = split(scenes, {**method, **settings}, regions_ns=regions_ns)
+    assert (result.outcome, result.detail) == (Outcome.TOO_SHORT, detail)
+
+
+def test_short_shots_are_said(shots, scenes):
+    settings = {**shots, "min_clip_len_s": 2, "crop_s": 0.2}
+    result = split(scenes, settings, regions_ns=[(1 * NS, 3 * NS)])
+    assert result.detail == "no clip: of 2.000 s, no shot or part of one after crop_s 0.2 at transitions is as long as min_clip_len_s 2"
+
+
 def test_short_clips_are_left_out(shots, scenes):
     result = split(scenes, {**shots, "min_clip_len_s": 2.2})
     assert result.outcome is Outcome.TOO_SHORT

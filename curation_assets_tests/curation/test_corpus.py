@@ -42,7 +42,7 @@ class Corpus:
     def config(self):
         return load_config(self.folder / "curation.yaml")
 
-    def curate(self, *names):
+    def curate(self, *names, stages=None):
         config = self.config
         warehouse = Warehouse.of(config)
         warehouse.registry.sync(config)
@@ -50,8 +50,9 @@ class Corpus:
             record = warehouse.registry.get(name)
             settings = resolve_settings(config.processing(), record.settings)
             run = SourceRun(record, settings, warehouse, LocalEngine(workers=0))
-            for update in (MEDIA_STAGES if self.with_media else STAGES).values():
-                update(run)
+            for stage, update in (MEDIA_STAGES if self.with_media else STAGES).items():
+                if stages is None or stage in stages:
+                    update(run)
 
     @property
     def run(self):

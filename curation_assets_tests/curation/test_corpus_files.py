@@ -10,6 +10,8 @@ from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.query import clip_story
 from curation_assets.curation.recut import CutError, cut_clip
 from curation_assets.curation.sheet import render_sheet
+from curation_assets.curation.warehouse import Warehouse
+from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.settings import SettingsError
 from curation_assets_tests import makevideo
 from curation_assets_tests.curation.test_corpus import Corpus
@@ -136,6 +138,29 @@ def test_duplicates_need_not_be_made(corpus):
     corpus.write(A_FIRST)
     corpus.curate("a", "b")
     assert len(list(files.iterdir())) == 4
+
+
+def test_what_is_left_of_a_replaced_video_counts_for_nothing(corpus):
+    """Its clips have the ids of the old ones."""
+    makevideo.make_cuts(corpus.folder / "videos" / "b" / "other.mp4", seconds=2, scenes=1, seed=99)
+    corpus.curate("b", stages=("raw_videos", "clips"))
+    corpus.update()
+    assert curated(corpus)[-1] == ("other.mp4", False, ["not_scored"], False)
+    assert corpus.run.table(duplicates_table("fingerprint")).facts()["num_clips"] == 6
+    corpus.curate("b")
+    corpus.update()
+    assert curated(corpus)[-1] == ("other.mp4", True, [], True)
+
+
+def test_files_that_were_made_anew_are_named_at_once(corpus):
+    corpus.write(A_FIRST + "transcoded_clips: {way: encode, quality: 40}\n")
+    corpus.curate("a", "b", stages=("transcoded_clips",))
+    assert all(Path(uri).exists() for (uri,) in corpus.sql("select uri from curated_clips"))
+
+
+def test_a_source_that_is_gone_has_no_pictures_on_the_sheet(corpus):
+    Warehouse.of(corpus.config).registry.remove("b")
+    assert render_sheet(corpus.run).count("<figure") == 7
 
 
 def test_a_project_that_was_moved_goes_on(corpus, tmp_path):

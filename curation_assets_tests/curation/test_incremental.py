@@ -289,7 +289,7 @@ class Stage:
 
 def test_a_crash_costs_one_video(project):
     source = project.source()
-    plans = [Plan(name, {CLIPS.asset: "f"}, [Piece(name, crash_or_rows, name)]) for name in ("a", "crash", "b", "c")]
+    plans = [Plan(name, "e", {CLIPS.asset: "f"}, [Piece(name, crash_or_rows, name)]) for name in ("a", "crash", "b", "c")]
     with LocalEngine(workers=2) as engine, source.writing(CLIPS) as writer:
         report = run_stage(plans, stage=Stage(), writer=writer, run_pieces=on_engine(engine), progress=Progress("clips", "test", 4))
     assert isinstance(report, StageReport)
@@ -312,7 +312,7 @@ def test_an_interrupt_keeps_what_is_done(project):
                 raise Interrupt
             yield result
 
-    plans = [Plan(name, {CLIPS.asset: "f"}, [Piece(name, crash_or_rows, name)]) for name in ("a", "b", "c", "d")]
+    plans = [Plan(name, "e", {CLIPS.asset: "f"}, [Piece(name, crash_or_rows, name)]) for name in ("a", "b", "c", "d")]
     with pytest.raises(Interrupt), source.writing(CLIPS) as writer:
         run_stage(plans, stage=Stage(), writer=writer, run_pieces=run_pieces, progress=Progress("clips", "test", 4))
     assert set(source.headers(CLIPS)) == {"a", "b"}

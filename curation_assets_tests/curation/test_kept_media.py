@@ -183,6 +183,25 @@ def test_a_deleted_file_is_told_and_made_again(project):
     assert all(files(project)[path] == made for path, made in others.items())
 
 
+def test_a_damaged_file_is_told_and_made_again(project):
+    project.run()
+    before = files(project), files(project, PREVIEW)
+    clip, preview = next(iter(files(project))), next(iter(files(project, PREVIEW)))
+    for path in (clip, preview):
+        os.truncate(path, 60)
+    source = project.source()
+    assert "7 files" in look_at_transcoded_clips(source)
+    assert "7 previews" in look_at_previews(source, name="240p")
+    for spec, path in ((TRANSCODED_CLIPS, clip), (previews_table("240p"), preview)):
+        check = media_exists(source, spec)
+        assert not check.passed
+        assert path.name in check.description
+    project.run(retry_failed=True)
+    check_whole(project)
+    assert (files(project).keys(), files(project, PREVIEW).keys()) == tuple(found.keys() for found in before)
+    assert media_exists(source, TRANSCODED_CLIPS).passed
+
+
 def test_orphans_go_when_they_are_old(project):
     project.run()
     folder = next(iter(files(project))).parent
@@ -352,6 +371,26 @@ def test_clips_that_cannot_be_copied_are_rows(project):
     check_whole(project)
     assert project.work({"transcoded_clips": {"way": "copy"}})["transcoded_clips"] == 0
     assert project.work({"transcoded_clips": {"way": "copy"}}, retry_failed=True)["transcoded_clips"] == 3
+
+
+def test_damage_that_an_earlier_stage_saw_is_not_copied(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    path = makevideo.make_cfr(videos / "x.mp4", seconds=6, g="25", keyint_min="25", sc_threshold="0")
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    data[places[55] + 8 : places[60]] = bytes(places[60] - places[55] - 8)  # in the second clip
+    path.write_bytes(data)
+    project = Project(videos, str(tmp_path / "warehouse"), SPLIT, config=WITH_MEDIA)
+    project.run()
+    made = sorted(project.rows("transcoded_clips", ["how", "outcome", "detail", "num_frames", "uri"]), key=lambda row: row["num_frames"])
+    assert [(row["how"], row["outcome"]) for row in made] == [("encode", "truncated"), ("copy", "ok"), ("copy", "ok")]
+    assert "of 50 frames could not be decoded" in made[0]["detail"]
+    for row in made:
+        with av.open(project.warehouse.layout.uri(row["uri"])) as container:
+            assert sum(1 for _ in container.decode(video=0)) == row["num_frames"]
+    assert set(project.work().values()) == {0}
 
 
 def test_previews_have_the_pictures_proportions(project):

@@ -152,3 +152,17 @@ def test_limits(empty, video, limits, outcome):
     shutil.copy(video, empty.videos / "v.mp4")
     empty.run({"raw_videos": {"limits": limits}}, stages=("raw_videos",))
     assert outcomes(empty) == {"v.mp4": outcome}
+
+
+def test_a_limit_does_not_starve_behind_what_is_waiting(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("0.mp4", "1.mp4"):
+        (folder / name).touch()
+    for name in ("2.mp4", "3.mp4"):
+        makevideo.make_cuts(folder / name, seconds=1, scenes=1)
+    project = Project(folder, str(tmp_path / "warehouse"), {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}})
+    for _ in range(4):
+        project.run(limit=1)
+    assert project.status()["raw_videos"]["outcomes"] == {"empty_object": 2, "ok": 2}
+    assert project.status()["clips"]["outcomes"] == {"ok": 2}

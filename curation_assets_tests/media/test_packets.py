@@ -173,6 +173,24 @@ def test_cut_of_audio_after_the_picture_is_no_loss_in_mp4(made):
     assert not index_packets(str(made("long_audio"))).is_truncated
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("num_damaged", [1, 2])
+def test_a_damaged_first_keyframe_is_told(tmp_path, suffix, num_damaged):
+    path = makevideo.make_cfr(tmp_path / f"x.{suffix}")
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for packet in packets[: 12 * num_damaged : 12]:
+        at = data.index(packet)
+        data[at : at + 64] = bytes(64)
+    path.write_bytes(data)
+    index = index_packets(str(path))
+    num_lost = 12 * num_damaged
+    assert len(index.display_pts) == 75 - num_lost
+    assert index.is_truncated
+    assert index.detail == f"{num_lost} frames ({num_lost / 25:.1f} s) before the first intact keyframe cannot be decoded"
+
+
 def test_joined_recordings_follow_each_other(made, tmp_path):
     part = made("mpeg_ps")
     index = index_packets(str(makevideo.make_joined(tmp_path / "joined.mpg", parts=[part, part])))

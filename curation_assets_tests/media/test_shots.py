@@ -61,6 +61,34 @@ def test_dividing_loses_nothing_on_any_times(seed, mode):
     assert all(span.end_ns - span.start_ns <= 1_001_000_000 or span.num_frames == 1 for span in spans)
 
 
+@pytest.mark.parametrize(
+    ("end_ms", "expected"),
+    [
+        (10_200, [(0, 10_000)]),  # two equal parts of 5.1 s would both be left out
+        (12_000, [(0, 6_000), (6_000, 12_000)]),
+        (11_960, [(0, 10_000)]),
+        (23_000, [(0, 7_680), (7_680, 15_320), (15_320, 23_000)]),
+    ],
+)
+def test_balanced_keeps_what_equal_parts_would_lose(end_ms, expected):
+    index = index_of(range(0, end_ms, 40), end=end_ms)
+    count = len(index.display_pts)
+    spans = clip_shots(index, [Shot(0, count, False, False)], [(0, count)], ClipRules(min_len_s=6, max_len_s=10))
+    assert [(span.start_ns // 10**6, span.end_ns // 10**6) for span in spans] == expected
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_balanced_loses_no_more_than_stride(seed):
+    random = np.random.default_rng(seed)
+    index = index_of(range(0, 40 * int(random.integers(1, 2000)), 40))
+    count, min_len_s = len(index.display_pts), float(random.choice([2, 5, 6, 9]))
+    kept = {}
+    for mode in ("balanced", "stride"):
+        rules = ClipRules(min_len_s=min_len_s, max_len_s=10, max_length_mode=mode)
+        kept[mode] = sum(span.num_frames for span in clip_shots(index, [Shot(0, count, False, False)], [(0, count)], rules))
+    assert kept["balanced"] >= kept["stride"]
+
+
 def test_overlapping_parts_share_shots():
     index = index_of(range(0, 4000, 40), end=4000)
     parts = wanted_frames(index, regions_ns=[(0, 2_000_000_000), (1_000_000_000, 4_000_000_000)])

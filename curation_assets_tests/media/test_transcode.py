@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from curation_assets.media.color import FrameScaler, is_hdr
+from curation_assets.media.color import FrameScaler, display_matrix, is_hdr
 from curation_assets.media.decode import decode_targets
 from curation_assets.media.encoders import EncoderSpec, missing_encoder
 from curation_assets.media.errors import MediaError
-from curation_assets.media.packets import index_packets
+from curation_assets.media.packets import PacketIndex, index_packets
 from curation_assets.media.plan import DisplayOrder
 from curation_assets.media.source import mp4_boxes
 from curation_assets.media.transcode import ClipSpan, TranscodeSpec, transcode_clips
@@ -188,6 +188,41 @@ def test_rotation_aspect_and_colours_stay(made, tmp_path):
         clips[way].path.unlink()
 
 
+@pytest.mark.parametrize("is_hdr_source", [False, True])
+@pytest.mark.parametrize("turn", [(-90, True, False), (0, True, False), (0, False, True), (90, True, False)])
+def test_mirrored_pictures_are_shown_alike(tmp_path, turn, is_hdr_source):
+    """As pixels for frame sets and tone-mapped clips, as the source's own matrix elsewhere."""
+    picture = np.full((64, 96, 3), 40, np.uint8)
+    picture[:32, :48], picture[32:, :48] = 220, 130  # top left, bottom left
+    degrees, is_hflipped, is_vflipped = turn
+    # as a player does it: turn, then mirror
+    shown = np.rot90(picture, degrees // 90)
+    shown = shown[:, ::-1] if is_hflipped else shown[::-1]
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx265" if is_hdr_source else "libx264", rate=25, options=makevideo._X265 if is_hdr_source else {})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le" if is_hdr_source else "yuv420p"
+        if is_hdr_source:
+            context = stream.codec_context
+            context.color_primaries, context.color_trc, context.colorspace = 9, 16, 9
+        stream.set_display_rotation(degrees, hflip=is_hflipped, vflip=is_vflipped)
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(picture)
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    _, (source, *_) = file_frames(path)
+    _, clips = make(path, [("a", 0, 10**9)], tmp_path / "out", ENCODE)
+    _, (frame, *_) = file_frames(clips["a"].path)
+    assert display_matrix(frame) == (None if is_hdr_source else display_matrix(source))
+    size = shown.shape[:2]
+    for image in (rgb(source, size), rgb(frame, size), FrameScaler().to_luma(source, height_px=size[0], width_px=size[1])):
+        rows, columns = (16, size[0] - 16), (16, size[1] - 16)
+        seen = [[float(image[row, column].mean()) for column in columns] for row in rows]
+        wanted = [[float(shown[row, column].mean()) for column in columns] for row in rows]
+        assert np.corrcoef(np.ravel(seen), np.ravel(wanted))[0, 1] > 0.9
+
+
 def test_hdr_is_mapped_or_kept(made, tmp_path):
     path = made("hdr")
     index, clips = make(path, [("sdr", 0, 10**9)], tmp_path / "out")
@@ -329,7 +364,25 @@ def test_sound_that_is_not_there_or_cannot_be_read(made, tmp_path):
                 output.mux(copy)
     _, clips = make(damaged, [("a", 0, 2 * 10**9)], tmp_path / "out", ENCODE)
     assert (clips["a"].outcome, clips["a"].file.has_audio) == ("ok", False)
-    assert "the audio was left out" in clips["a"].detail
+    assert "the sound was left out" in clips["a"].detail
+
+
+@pytest.mark.parametrize("way", ["auto", "encode"])
+def test_durations_of_slides(tmp_path, way):
+    """Frames that stay for very different times, B-frames: the durations in MP4 follow the decode times, but the last frame stays as long as it should."""
+    random = np.random.default_rng(1)
+    pts = np.cumsum([0, *random.choice([40, 40, 200, 1000, 2500], 39)]).tolist()
+    path = tmp_path / "x.mkv"
+    makevideo.write_video(
+        path, makevideo.paint(40, 1), fps=25, pts=pts, time_base=Fraction(1, 1000), codec_options={**makevideo.GOP, "bf": "2"}
+    )
+    ends = [pts[number] for number in (12, 17, 25, 30, 36)]
+    index, clips = make(path, [(str(end), 0, end * MS) for end in ends], tmp_path / "out", TranscodeSpec(way=way))
+    for end in ends:
+        clip = clips[str(end)]
+        assert clip.outcome == "ok", clip.detail
+        assert abs(clip.file.duration_ns - end * MS) <= MS
+        check_clip(clip, path, index)
 
 
 def test_a_truncated_end(tmp_path):
@@ -361,6 +414,69 @@ def test_damaged_frames_are_told(tmp_path):
     assert f"{45 - num_there} of 45 frames could not be decoded" in clip.detail
     assert len(file_frames(clip.path)[1]) == num_there
     assert len(index) == 50
+
+
+@pytest.mark.parametrize("way", ["auto", "copy", "smart_cut", "encode"])
+def test_damage_that_the_demuxer_tells_is_not_copied(tmp_path, way):
+    """In a transport stream: the damaged packet takes the rest of its GOP with it, so what is left are the first frames."""
+    path = makevideo.make_cfr(tmp_path / "x.ts")
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    data[places[16] + 1] |= 0x80  # the receiver's mark of an error; FFmpeg takes it for packet 14, two before
+    path.write_bytes(data)
+    keyframes = [0, 480 * MS, 960 * MS]
+    index, clips = make(
+        path,
+        [("good", *keyframes[:2]), ("bad", *keyframes[1:]), ("few", 480 * MS, 560 * MS), ("none", 600 * MS, 760 * MS)],
+        tmp_path / "out",
+        TranscodeSpec(way=way),
+    )
+    assert index.has_damage
+    assert PacketIndex.from_bytes(index.to_bytes()).has_damage
+    assert clips["good"].outcome == clips["few"].outcome == "ok"
+    assert clips["none"].outcome == "no_frames"
+    assert "4 of 4 frames in it are damaged" in clips["none"].detail
+    if way == "copy":
+        assert (clips["bad"].outcome, clips["bad"].path) == ("unsupported", None)
+        assert "damaged" in clips["bad"].detail
+    else:
+        assert (clips["bad"].outcome, clips["bad"].how) == ("truncated", "encode")
+        assert clips["bad"].file.num_frames == 2
+        assert "10 of 12 frames in it are damaged" in clips["bad"].detail
+        check_clip(clips["bad"], path, index)
+
+
+@pytest.mark.parametrize("way", ["auto", "copy", "smart_cut"])
+def test_what_the_caller_knows_to_be_damaged_is_not_copied(made, tmp_path, way):
+    path = made("cfr")
+    index = index_packets(str(path))
+    spans = [ClipSpan("known", 0, 480 * MS), ClipSpan("not", 0, 480 * MS)]
+    clips = transcode_clips(str(path), index=index, spans=spans, spec=TranscodeSpec(way=way), folder=tmp_path, damaged=["known"])
+    how = {clip.span.id: (clip.how, clip.outcome) for clip in clips}
+    assert how == {"not": ("copy", "ok"), "known": (None, "unsupported") if way == "copy" else ("encode", "ok")}
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_copied_hevc_plays_on_apple(tmp_path, suffix):
+    params = makevideo._X265["x265-params"] + ":open-gop=0"
+    path = makevideo.write_video(
+        tmp_path / f"x.{suffix}", makevideo.paint(1), codec="libx265", codec_options={**makevideo._X265, "x265-params": params}
+    )
+    index, clips = make(path, [("a", 0, 480 * MS)], tmp_path / "out")
+    assert clips["a"].how == "copy"
+    check_clip(clips["a"], path, index)
+    with av.open(str(clips["a"].path)) as container:
+        assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize("way", ["copy", "encode"])
+def test_a_folder_that_is_gone_is_no_outcome(made, tmp_path, way):
+    path = made("cfr")
+    spans = [ClipSpan("a", 0, 480 * MS)]
+    clips = transcode_clips(str(path), index=index_packets(str(path)), spans=spans, spec=TranscodeSpec(way=way), folder=tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        next(clips)
 
 
 def test_a_full_disk_is_no_outcome(made, tmp_path, file_size_limit):  # noqa: F811

@@ -12,6 +12,7 @@ from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config
@@ -32,7 +33,7 @@ def build_transcoded_clips(config: Config) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         group="curate_source",
         kinds={"lance", "ffmpeg"},
-        deps=[RAW_VIDEOS.asset_key, CLIPS.asset_key, *scores],
+        deps=[RAW_VIDEOS.asset_key, CLIPS.asset_key, FRAME_SETS.asset_key, *scores],
     )
     checks = check_specs(TRANSCODED_CLIPS, ["failure_rate", "referential_integrity", "media_exists", "source_readable"])
 
