@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from curation_assets.models import fingerprint
+from curation_assets.models import fingerprint, internvideo2
 from curation_assets.models.embedder import Embedder, EmbedderSpec
 
 
@@ -33,6 +33,7 @@ MODELS: dict[str, ModelEntry] = {
     entry.spec.name: entry
     for entry in (
         ModelEntry(fingerprint.SPEC, fingerprint.build),
+        ModelEntry(internvideo2.SPEC, internvideo2.build),
     )
 }  # fmt: skip
 
