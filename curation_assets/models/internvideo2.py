@@ -215,11 +215,9 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, hea
     """Attend by heads, scaled by the root of a head's width: (B, queries, width), (B, tokens, width) twice -> (B, queries, width)."""
     import torch.nn.functional as F  # noqa: N812
 
-    head_width = queries.shape[-1] // heads
-    split = (
-        part.reshape(*part.shape[:2], heads, head_width).transpose(1, 2) for part in (queries, keys, values)
-    )  # (B, heads, tokens, head's width)
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    # (B, tokens, width) -> (B, heads, tokens, width of a head)
+    queries, keys, values = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
 
 def _rms_norm(state: Mapping[str, torch.Tensor], name: str, hidden: torch.Tensor) -> torch.Tensor:
