@@ -182,7 +182,7 @@ def read_checkpoint(path: Path, config: Config, *, device: torch.device, dtype: 
     import torch
 
     try:
-        # DeepSpeed pickles sets beside the weights. A file of another kind than a zip archive cannot be mapped.
+        # DeepSpeed pickles sets beside the weights; torch 2.13 would read them unasked. What is no zip archive cannot be mapped.
         with torch.serialization.safe_globals([set]):
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
