@@ -39,6 +39,7 @@ from curation_assets.media.packets import PacketIndex
 from curation_assets.media.shots import ClipRules, Shot, clip_shots, joined, shots_from_cuts, shots_from_probabilities, wanted_frames
 from curation_assets.media.small_frames import Decoder, plan_ranges
 from curation_assets.models import transnetv2
+from curation_assets.models.devices import choose_device
 from curation_assets.models.weights import WeightsError
 from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import Config, Content, FixedStride, ProcessingSettings, SettingsError, Splitter, TransNetV2
@@ -116,7 +117,7 @@ def check_splitter(settings: Splitter) -> None:
         try:
             transnetv2.weights_path(settings.weights)
             if settings.device == "cuda":
-                transnetv2.choose_device(settings.device)
+                choose_device(settings.device)
         except ValueError as error:
             raise _refused(error) from error
     if not isinstance(settings, FixedStride) and settings.decoder == "nvdec":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from curation_assets.models import fingerprint, image_text, videoprism
+from curation_assets.models import fingerprint, image_text, internvideo2, videoprism
 from curation_assets.models.embedder import Embedder, EmbedderSpec
 
 
@@ -36,6 +36,7 @@ MODELS: dict[str, ModelEntry] = {
         ModelEntry(image_text.CLIP_VIT_B32, image_text.build_clip_vit_b32),
         ModelEntry(image_text.SIGLIP2, image_text.build_siglip2),
         ModelEntry(videoprism.SPEC, videoprism.build),
+        ModelEntry(internvideo2.SPEC, internvideo2.build),
     )
 }  # fmt: skip
 
