@@ -91,7 +91,7 @@ class _Embedding:
         self._run = run
         self._spec = spec
         self._settings: EmbeddingsSettings = run.settings.embeddings
-        self._embedder: Embedder = load(spec.name)
+        self._embedder: Embedder = load(spec.name, allow_remote_code=spec.name in self._settings.allow_remote_code)
         self._asset = embeddings_table(spec.name, spec.dim).asset
         self._consumed = expected_frames(run, FRAME_SETS).fingerprints
 

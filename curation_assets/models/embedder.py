@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from curation_assets.models.weights import WeightsSpec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderSpec:
@@ -26,6 +28,7 @@ class EmbedderSpec:
         licence: SPDX name of what the weights may be used for, of the code where there are no weights.
         gpu_memory_gb: GPU memory that a worker must reserve, 0 for a model that runs on the CPU.
         duplicate_eps: cosine distance (1 - cosine) up to which two clips are near-duplicates, where the settings do not say.
+        weights: the files that it needs, None for a model without any.
 
     Raises:
         ValueError: an empty text, a number below 1, or a negative memory.
@@ -43,6 +46,7 @@ class EmbedderSpec:
     licence: str
     gpu_memory_gb: float
     duplicate_eps: float = 0.1
+    weights: WeightsSpec | tuple[WeightsSpec, ...] | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "revision", "licence"):
