@@ -131,7 +131,8 @@ def build_model(spec: EmbedderSpec, *, weights: str | Path | None, device: str, 
             f"{spec.name} runs Python code that comes with its checkpoint, with all the rights of this process, and nothing allows it. "
             f"To allow it, add it to the settings: embeddings.allow_remote_code: [{spec.name}]"
         )
-    place, number_format = choose_device(device), choose_dtype(dtype, choose_device(device))
+    place = choose_device(device)
+    number_format = choose_dtype(dtype, place)
     assert isinstance(spec.weights, WeightsSpec)
     folder = find_weights(spec.weights, weights, model=spec.name)
     assert isinstance(folder, Path)
@@ -325,12 +326,30 @@ def _load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], folde
     """Fill the network. Hooks of its modules run and may resize; afterwards every key must fit."""
     try:
         result = model.load_state_dict(state, strict=False)
-        missing, unknown, misshapen = sorted(result.missing_keys), sorted(result.unexpected_keys), []
+        missing, unknown, misshapen = set(result.missing_keys), set(result.unexpected_keys), []
     except RuntimeError as error:  # what torch raises for other shapes, with one line for each
         own = model.state_dict().keys()
-        missing, unknown = sorted(own - state.keys()), sorted(state.keys() - own)
+        missing, unknown = set(own - state.keys()), set(state.keys() - own)
         misshapen = re.findall(r"size mismatch for (\S+?):", str(error)) or [str(error)]
-    parts = (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
+    missing -= _filled_otherwise(model, missing, state)
+    unknown -= _declared(model, "_keys_to_ignore_on_load_unexpected", unknown)
+    parts = (("missing", sorted(missing)), ("unknown", sorted(unknown)), ("of another shape", misshapen))
     problems = [f"{what} {listed(names)}" for what, names in parts if names]
     if problems:
         raise WeightsError(f"the weights in {folder} do not fit the network: {'; '.join(problems)}")
+
+
+def _filled_otherwise(model: torch.nn.Module, missing: set[str], state: Mapping[str, torch.Tensor]) -> set[str]:
+    """Give the keys that a file may lack: of a tensor that has another key too, and of a buffer that its class computes and declares as not saved."""
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    filled = {id(tensor) for name, tensor in tensors.items() if name in state}
+    computed = _declared(
+        model, "_keys_to_ignore_on_load_missing", missing & {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    )
+    return computed | {name for name in missing if id(tensors.get(name)) in filled}
+
+
+def _declared(model: torch.nn.Module, attribute: str, names: set[str]) -> set[str]:
+    """Give the names that fit one of the patterns which the network's classes declare in the way of transformers."""
+    patterns = {pattern for module in model.modules() for pattern in getattr(module, attribute, None) or ()}
+    return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}

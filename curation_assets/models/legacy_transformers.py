@@ -6,6 +6,7 @@ never called `post_init`; BertConfig.from_pretrained("bert-base-uncased") would 
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ _BERT_BASE = ("bert-base-uncased", "google-bert/bert-base-uncased")
 
 def build_stand_ins() -> dict[str, object]:
     """Build the stand-ins by name, on top of the installed transformers. New classes every time; transformers itself is left as it is."""
-    import transformers
+    # by name, so that the stand-ins are typed alike where transformers is not installed
+    installed: Any = importlib.import_module("transformers")
 
-    class PreTrainedModel(transformers.PreTrainedModel):  # type: ignore[misc]
+    class PreTrainedModel(installed.PreTrainedModel):  # type: ignore[misc]
         """The installed class with the helpers of transformers 4."""
 
         def init_weights(self) -> None:
@@ -47,7 +49,7 @@ def build_stand_ins() -> dict[str, object]:
                 raise NotImplementedError("causal masks are not among the stand-ins for transformers 4")
             return _as_scores(attention_mask, dtype or self.dtype)
 
-    class BertConfig(transformers.BertConfig):  # type: ignore[misc]
+    class BertConfig(installed.BertConfig):  # type: ignore[misc]
         """The installed class; the defaults of bert-base-uncased need no network."""
 
         @classmethod

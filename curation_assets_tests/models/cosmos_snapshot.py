@@ -91,6 +91,7 @@ class EvaViTG(nn.Module):
 """
 
 QFORMER = """
+import torch
 from torch import nn
 from transformers.file_utils import ModelOutput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
@@ -111,24 +112,31 @@ def build_config(width):
 class BertModel(PreTrainedModel):
     config_class = BertConfig
     base_model_prefix = "bert"
+    _keys_to_ignore_on_load_missing = [r"position_ids"]
+    _keys_to_ignore_on_load_unexpected = [r"pooler"]
 
     def __init__(self, config):
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.bias = self.dense.bias  # one tensor under two keys, of which the file has one
+        self.register_buffer("position_ids", torch.arange(16))  # which the file lacks
         self.init_weights()  # as the published one: directly, without post_init
 
     def _init_weights(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             module.weight.data.normal_(0.0, self.config.initializer_range)
 
+    def feed_forward_chunk(self, hidden):
+        return self.dense(hidden)
+
     def forward(self, hidden, mask=None):
         assert self.get_head_mask(None, 2) == [None, None]
         if mask is not None:
             scores = self.invert_attention_mask(mask)[:, 0, 0]
             hidden = (scores.softmax(1)[..., None] * hidden).sum(1, keepdim=True)
-        hidden = apply_chunking_to_forward(self.dense, self.config.chunk_size_feed_forward, 1, hidden)
+        hidden = apply_chunking_to_forward(self.feed_forward_chunk, self.config.chunk_size_feed_forward, 1, hidden)
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden)
 """
 
@@ -164,8 +172,7 @@ class CosmosEmbed1(PreTrainedModel):
 
     def get_text_embeddings(self, input_ids, attention_mask):
         input_ids, attention_mask = input_ids[:, :16], attention_mask[:, :16]
-        places = self.places.long() - 1
-        hidden = self.qformer.word_embeddings(input_ids) + self.qformer.position_embeddings(places)
+        hidden = self.qformer.word_embeddings(input_ids) + self.qformer.position_embeddings(self.qformer.position_ids)
         return TextOutput(text_proj=self.text_proj(self.qformer(hidden, attention_mask).last_hidden_state[:, 0]))
 """
 
@@ -214,7 +221,7 @@ def random_state(dim: int) -> State:
         "qformer.word_embeddings.weight": (len(VOCABULARY), WIDTH), "qformer.position_embeddings.weight": (16, WIDTH),
         "qformer.dense.weight": (WIDTH, WIDTH), "qformer.dense.bias": (WIDTH,),
         "vision_proj.weight": (dim, WIDTH), "vision_proj.bias": (dim,), "text_proj.weight": (dim, WIDTH), "text_proj.bias": (dim,),
-        "logit_scale": (),
+        "logit_scale": (), "qformer.pooler.weight": (2, 2),
     }  # fmt: skip
     generator = torch.Generator().manual_seed(3)
     return {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}

@@ -17,7 +17,7 @@ from curation_assets import models
 from curation_assets.models import cosmos_embed1
 from curation_assets.models.cosmos_embed1 import CosmosEmbed1, build_model
 from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec
-from curation_assets.settings import Project
+from curation_assets.settings import EmbeddingsSettings
 from curation_assets_tests.models import cosmos_snapshot
 from curation_assets_tests.models.cosmos_snapshot import plain_text_vector, plain_video_vectors, write_json, write_shards, write_snapshot
 
@@ -148,9 +148,9 @@ def test_without_permission_nothing_runs(own: Path) -> None:
 
 
 def test_permission_is_a_setting_by_name() -> None:
-    settings = Project(sources={}, embeddings={"models": [NAME], "allow_remote_code": [NAME]}).embeddings
+    settings = EmbeddingsSettings(models=[NAME], allow_remote_code=[NAME])
     assert settings.allow_remote_code == [NAME]
-    assert Project(sources={}).embeddings.allow_remote_code == []
+    assert EmbeddingsSettings().allow_remote_code == []
 
 
 def cut_short(folder: Path) -> None:
@@ -216,9 +216,9 @@ def test_all_keys_that_do_not_fit_are_named(own: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         load(own)
     message = str(caught.value)
-    assert "missing qformer.dense.bias" in message
+    assert "missing qformer.dense.weight" in message
     assert message.count(" and 2 more") == 2  # five of seven are named, of the missing and of the unknown
-    assert "unknown module.qformer.dense.bias" in message
+    assert "unknown module.qformer.dense.weight" in message
     assert message.endswith("of another shape text_proj.bias")
 
 
