@@ -126,14 +126,14 @@ def build_model(spec: EmbedderSpec, *, weights: str | Path | None, device: str, 
         WeightsError: the code may not run; a file is missing, cut short or not the pinned one; keys or the config do not fit; the code does not run here.
         ValueError: no such device or dtype.
     """
+    assert isinstance(spec.weights, WeightsSpec)
     if not allow_remote_code:
         raise WeightsError(
-            f"{spec.name} runs Python code that comes with its checkpoint, with all the rights of this process, and nothing allows it. "
-            f"To allow it, add it to the settings: embeddings.allow_remote_code: [{spec.name}]"
+            f"{spec.name} runs Python code that comes with its checkpoint ({spec.weights.repo} at {spec.weights.revision[:12]}), with all the rights of "
+            f"this process, and nothing allows it. To allow it, add it to the settings: embeddings.allow_remote_code: [{spec.name}]"
         )
     place = choose_device(device)
     number_format = choose_dtype(dtype, place)
-    assert isinstance(spec.weights, WeightsSpec)
     folder = find_weights(spec.weights, weights, model=spec.name)
     assert isinstance(folder, Path)
     config = _read_json(folder / "config.json")
@@ -293,7 +293,7 @@ def _read_normalisation(spec: EmbedderSpec, processor: Any) -> tuple[torch.Tenso
 
 
 def _build_network(spec: EmbedderSpec, package: RemotePackage, folder: Path, auto_map: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-    """Construct the network on the CPU, in float32 and initialised as its classes do it; the caller's random numbers stay as they were."""
+    """Construct the network on the CPU, initialised as its classes do it; the caller's random numbers stay as they were."""
     import torch
 
     config_class, model_class = package.load(auto_map["AutoConfig"]), package.load(auto_map["AutoModel"])
@@ -305,15 +305,11 @@ def _build_network(spec: EmbedderSpec, package: RemotePackage, folder: Path, aut
         raise WeightsError(f"{folder / 'config.json'} does not fit {auto_map['AutoConfig']}: {type(error).__name__}: {error}") from error
     expected = {"embed_dim": spec.dim, "num_video_frames": spec.frames, "resolution": spec.height_px}
     _check_numbers(folder / "config.json", lambda name: getattr(filled, name, None), expected)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             return model_class(filled)
     except Exception as error:  # code of others may raise anything
         raise WeightsError(f"{folder}: {auto_map['AutoModel']} cannot be constructed: {type(error).__name__}: {error}") from error
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _check_numbers(path: Path, read: Any, expected: Mapping[str, int]) -> None:

@@ -1,6 +1,5 @@
 """embeddings.allow_remote_code: a model that brings code is refused without it, and works with it, from the settings to the table."""
 
-import huggingface_hub
 import numpy as np
 import pytest
 
@@ -8,6 +7,9 @@ from curation_assets import models
 from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.models.weights import WeightsError
 from curation_assets_tests.models.cosmos_snapshot import write_snapshot
+
+pytest.importorskip("transformers")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 
 NAME = "cosmos-embed1-336p"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 WIDTH, PATCH, NUM_SHARDS, STORED_GRID = 12, 14, 5, 4
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "car", "drives", "on", "street", "the", "##s"]
@@ -120,6 +119,7 @@ class BertModel(PreTrainedModel):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.bias = self.dense.bias  # one tensor under two keys, of which the file has one
         self.register_buffer("position_ids", torch.arange(16))  # which the file lacks
         self.init_weights()  # as the published one: directly, without post_init
@@ -129,7 +129,7 @@ class BertModel(PreTrainedModel):
             module.weight.data.normal_(0.0, self.config.initializer_range)
 
     def feed_forward_chunk(self, hidden):
-        return self.dense(hidden)
+        return self.dense(self.dropout(hidden))
 
     def forward(self, hidden, mask=None):
         assert self.get_head_mask(None, 2) == [None, None]
@@ -256,6 +256,8 @@ def write_snapshot(folder: Path, *, dim: int, size_px: int) -> State:
 
 def write_shards(folder: Path, state: State) -> None:
     """Write the weights and their index."""
+    from safetensors.torch import save_file
+
     shards = [f"model-{shard + 1:05}-of-{NUM_SHARDS:05}.safetensors" for shard in range(NUM_SHARDS)]
     weight_map = {name: shards[place % NUM_SHARDS] for place, name in enumerate(state)}
     for shard in shards:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from curation_assets import models
 from curation_assets.models import cosmos_embed1
@@ -20,6 +19,8 @@ from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec
 from curation_assets.settings import EmbeddingsSettings
 from curation_assets_tests.models import cosmos_snapshot
 from curation_assets_tests.models.cosmos_snapshot import plain_text_vector, plain_video_vectors, write_json, write_shards, write_snapshot
+
+transformers = pytest.importorskip("transformers")
 
 NAME = "cosmos-embed1-336p"
 SPEC = models.spec(NAME)
@@ -96,6 +97,9 @@ def test_texts_are_those_of_plain_torch(embedder: CosmosEmbed1) -> None:
     for vector, tokens in zip(vectors, ids, strict=True):
         assert vector @ plain_text_vector(state, tokens) >= 1 - 1e-6
     assert (vectors @ vectors.T)[~np.eye(3, dtype=bool)].max() < 0.99
+    one_by_one = np.concatenate([embedder.embed_texts([text]) for text in ("A car drives on the street", "cars", "spaceship")])
+    np.testing.assert_allclose(one_by_one, vectors, rtol=0, atol=1e-5)
+    assert np.isfinite(embedder.embed_texts(["", "car " * 300])).all()
     assert embedder.embed_texts([]).shape == (0, SPEC.dim)
     assert embedder.embed_texts(["the car"] * 65).shape == (65, SPEC.dim)
     for wrong in ("a car", [1]):
@@ -110,6 +114,8 @@ def test_a_vector_depends_on_its_own_frames_only(embedder: CosmosEmbed1) -> None
     np.testing.assert_array_equal(np.concatenate([embedder.embed_frames(frames[k : k + 1]) for k in range(3)]), together)
     np.testing.assert_array_equal(embedder.embed_frames(np.asfortranarray(frames)), together)
     assert embedder.embed_frames(frames[:0]).shape == (0, SPEC.dim)
+    for value in (0, 255):
+        assert np.linalg.norm(embedder.embed_frames(np.full_like(frames[:1], value))) == pytest.approx(1, abs=1e-5)
     with pytest.raises(ValueError, match="shape"):
         embedder.embed_frames(frames[:, :, :-1])
 
