@@ -144,12 +144,9 @@ def build_model(spec: EmbedderSpec, *, weights: str | Path | None, device: str, 
     from curation_assets.models.remote_code import RemotePackage
 
     package = RemotePackage(folder, spec.weights.files, stand_ins=build_stand_ins())
-    auto_map = {**processor_config.get("auto_map", {}), **config.get("auto_map", {})}
-    for wanted in ("AutoConfig", "AutoModel"):
-        if not isinstance(auto_map.get(wanted), str):
-            raise WeightsError(f"{folder / 'config.json'} names no {wanted} in auto_map")
+    auto_map = _read_auto_map(folder, config, processor_config)
     # The processor first: it is small, and what does not fit is known before the network is built.
-    processor = _build_processor(spec, package, folder, str(auto_map.get("AutoProcessor", _PROCESSOR)), processor_config)
+    processor = _build_processor(spec, package, folder, auto_map["AutoProcessor"], processor_config)
     scale, offset = _read_normalisation(spec, processor)
     model = _build_network(spec, package, folder, auto_map, config)
     _load_state(model, state, folder)
@@ -230,13 +227,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def _read_auto_map(folder: Path, *configs: Mapping[str, Any]) -> dict[str, str]:
+    """Find which classes make the configuration, the network and the processor; the first file that names one decides."""
+    found = {"AutoProcessor": _PROCESSOR}
+    for config in reversed(configs):
+        named = config.get("auto_map")
+        found.update({key: name for key, name in (named.items() if isinstance(named, dict) else ()) if isinstance(name, str)})
+    if lacking := sorted({"AutoConfig", "AutoModel"} - found.keys()):
+        raise WeightsError(f"{folder / 'config.json'} names no {' and no '.join(lacking)} in auto_map")
+    return found
+
+
 def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of all shards, which must be those of the index."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     weight_map = _read_json(folder / _INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise WeightsError(f"{folder / _INDEX} has no weight_map")
     state: dict[str, torch.Tensor] = {}
     for shard in sorted(set(weight_map.values())):

@@ -190,7 +190,7 @@ def many_wrong_keys(state: cosmos_snapshot.State) -> None:
             id="index leads out",
         ),
         pytest.param(lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read", id="config cut short"),
-        pytest.param(lambda folder: write_json(folder / "config.json", {}), "no AutoConfig in auto_map", id="no auto_map"),
+        pytest.param(lambda folder: write_json(folder / "config.json", {}), "no AutoConfig and no AutoModel in auto_map", id="no auto_map"),
         pytest.param(
             lambda folder: write_json(folder / "processor_config.json", {"resolution": 224, "num_video_frames": 8, "max_txt_len": 128}),
             r"resolution 224 \(expected 336\)",
