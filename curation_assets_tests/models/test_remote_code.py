@@ -89,7 +89,9 @@ def stand_ins() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def model(stand_ins: dict[str, Any]) -> Any:
-    return stand_ins["PreTrainedModel"](stand_ins["BertConfig"].from_pretrained("bert-base-uncased"))
+    made = stand_ins["PreTrainedModel"](stand_ins["BertConfig"].from_pretrained("bert-base-uncased"))
+    made.weight = torch.nn.Parameter(torch.ones(1))  # which gives it a dtype
+    return made
 
 
 def test_masks_are_as_transformers_4_made_them(model: Any) -> None:
