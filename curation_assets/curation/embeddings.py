@@ -100,7 +100,9 @@ class _Embedding:
         cache_dir = run.settings.models.cache_dir
         if spec.weights:  # a run that was not started from the command line has not been checked yet
             check_weights(spec.weights, model=spec.name, cache_dir=cache_dir)
-        self._embedder: Embedder = load(spec.name, weights=cache_dir if spec.weights else None)
+        self._embedder: Embedder = load(
+            spec.name, weights=cache_dir if spec.weights else None, allow_remote_code=spec.name in self._settings.allow_remote_code
+        )
         self._asset = embeddings_table(spec.name, spec.dim).asset
         self._consumed = expected_frames(run, FRAME_SETS).fingerprints
 

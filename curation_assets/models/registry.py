@@ -6,11 +6,12 @@ A new model is one module and one line here. Model modules import torch inside t
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from curation_assets.models import fingerprint, image_text, internvideo2, videoprism
+from curation_assets.models import cosmos_embed1, fingerprint, image_text, internvideo2, videoprism
 from curation_assets.models.embedder import Embedder, EmbedderSpec
 
 
@@ -23,10 +24,11 @@ class Build(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One line of the registry."""
+    """One line of the registry; `runs_remote_code` says that `build` takes `allow_remote_code` beside the rest."""
 
     spec: EmbedderSpec
     build: Build
+    runs_remote_code: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -37,6 +39,7 @@ MODELS: dict[str, ModelEntry] = {
         ModelEntry(image_text.SIGLIP2, image_text.build_siglip2),
         ModelEntry(videoprism.SPEC, videoprism.build),
         ModelEntry(internvideo2.SPEC, internvideo2.build),
+        *(ModelEntry(spec, cosmos_embed1.builder(spec), runs_remote_code=True) for spec in cosmos_embed1.SPECS),
     )
 }  # fmt: skip
 
@@ -55,7 +58,9 @@ def spec(name: str) -> EmbedderSpec:
     return _entry(name).spec
 
 
-def load(name: str, *, weights: str | Path | None = None, device: str = "auto", dtype: str = "auto") -> Embedder:
+def load(
+    name: str, *, weights: str | Path | None = None, device: str = "auto", dtype: str = "auto", allow_remote_code: bool = False
+) -> Embedder:
     """Build a model.
 
     Args:
@@ -63,11 +68,16 @@ def load(name: str, *, weights: str | Path | None = None, device: str = "auto", 
         weights: file or folder to use in place of the pinned download; None for a model without weights.
         device: `auto`, `cuda` or `cpu`.
         dtype: `auto`, or what the model computes in, for example `float32`.
+        allow_remote_code: let a model run the Python that its checkpoint brings; models that bring none do not look at it.
 
     Raises:
         ValueError: an unknown name, or an argument that the model does not take.
     """
-    return _entry(name).build(weights=weights, device=device, dtype=dtype)
+    entry = _entry(name)
+    if entry.runs_remote_code:
+        build: Callable[..., Embedder] = entry.build
+        return build(weights=weights, device=device, dtype=dtype, allow_remote_code=allow_remote_code)
+    return entry.build(weights=weights, device=device, dtype=dtype)
 
 
 def _entry(name: str) -> ModelEntry:

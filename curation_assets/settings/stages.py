@@ -152,6 +152,10 @@ class EmbeddingsSettings(Model):
         "repeat", description="A clip with fewer frames than the model takes: repeat the nearest, or refuse the clip."
     )
     batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
+    allow_remote_code: list[str] = Field(
+        [],
+        description="Models that may run the Python code of their checkpoint, with all the rights of the run; without it such a model is refused.",
+    )
 
 
 class ModelsSettings(Model):
