@@ -84,6 +84,12 @@ def keep_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
 
 
+def trim_memory() -> None:
+    """Give freed memory back to the system once, whatever the C library would keep; no effect beside glibc."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def return_freed_memory() -> None:
     """Have the C library give freed memory back to the system soon; no effect beside glibc.
 
@@ -94,7 +100,7 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(-1, 1_000_000)  # M_TRIM_THRESHOLD in bytes; setting it also ends the raising
         ctypes.CDLL(None).mallopt(-3, 131_072)  # M_MMAP_THRESHOLD, the C library's own value
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: each of Lance's threads would keep an arena of its own
-        ctypes.CDLL(None).malloc_trim(0)
+        trim_memory()
 
 
 class LocalEngine:
