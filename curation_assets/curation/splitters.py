@@ -33,7 +33,7 @@ from curation_assets.curation.shot_workers import (
     run_task,
 )
 from curation_assets.curation.workers import SplitJob, split_result
-from curation_assets.engine.local import NOT_YET, Done, Failed, NotYet, keep_freed_memory, return_freed_memory
+from curation_assets.engine.local import NOT_YET, Done, Failed, NotYet, keep_freed_memory, return_freed_memory, trim_memory
 from curation_assets.media import nvdec
 from curation_assets.media.packets import PacketIndex
 from curation_assets.media.shots import ClipRules, Shot, clip_shots, joined, shots_from_cuts, shots_from_probabilities, wanted_frames
@@ -410,6 +410,7 @@ class _TransNetV2Splitter(_ShotSplitter):
             self._tasks.append(ShotTask(video.piece.video_id, read_range, (self._range_job(video, first, stop), self._output_hw)))
 
     def _take_range(self, video: _Video, found: RangeFrames) -> None:
+        trim_memory()  # frames between the kept tensors would make it grow with every range
         video.arrived[found.first] = found
         while video.ranges and video.ranges[0][0] in video.arrived:
             part = video.arrived.pop(video.ranges.popleft()[0])

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
@@ -84,6 +84,12 @@ def keep_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
 
 
+def trim_memory() -> None:
+    """Give freed memory back to the system once, whatever the C library would keep; no effect beside glibc."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def return_freed_memory() -> None:
     """Have the C library give freed memory back to the system soon; no effect beside glibc.
 
@@ -94,7 +100,7 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(-1, 1_000_000)  # M_TRIM_THRESHOLD in bytes; setting it also ends the raising
         ctypes.CDLL(None).mallopt(-3, 131_072)  # M_MMAP_THRESHOLD, the C library's own value
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: each of Lance's threads would keep an arena of its own
-        ctypes.CDLL(None).malloc_trim(0)
+        trim_memory()
 
 
 class LocalEngine:
@@ -161,7 +167,7 @@ class LocalEngine:
                 done, _ = wait(flying, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 if done or any(future.running() for future in flying):
                     last_change_s = time.monotonic()
-                if _is_broken(done, idle_s=time.monotonic() - last_change_s):
+                if self._is_broken(done, idle_s=time.monotonic() - last_change_s):
                     num_rebuilds += 1
                     if num_rebuilds > _MOST_REBUILDS:
                         raise RuntimeError(
@@ -215,14 +221,14 @@ class LocalEngine:
             broken.set_exception(BrokenProcessPool(str(error)))
             return broken
 
+    def _is_broken(self, done: Collection[Any], *, idle_s: float) -> bool:
+        """Say whether the pool has to be made anew: it says so, it ended without a word for its last items, or it lost its workers as they started and does not know."""
+        has_ended = not done and self._pool is not None and not self._pool.active
+        return has_ended or idle_s > START_UP_S or any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+
 
 def _is_crash(result: Done[Item] | Failed[Item]) -> bool:
     return isinstance(result, Failed) and result.outcome is Outcome.CRASHED
-
-
-def _is_broken(done: Iterable[Any], *, idle_s: float) -> bool:
-    """Say whether the pool has to be made anew: it says so, or it has lost its workers as they started and does not know."""
-    return idle_s > START_UP_S or any(isinstance(future.exception(), BrokenProcessPool) for future in done)
 
 
 def _map_inline(function: Callable[[Item], Any], items: Iterable[Item | NotYet]) -> Iterator[Done[Item] | Failed[Item]]:

@@ -7,7 +7,7 @@ covers) and bicubic where it grows, bit for bit the same on every processor. Sto
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,8 @@ def display_size(frame: VideoFrame) -> tuple[int, int]:
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     """Read the matrix by which the player turns and mirrors the picture, nine numbers as in MP4; None where there is none."""
-    side_data = cast("SideDataContainer", frame.side_data)  # PyAV 18's stub says otherwise
-    matrix = side_data.get(Type.DISPLAYMATRIX)
+    # Not `frame.side_data`: the frame would keep that, and that the frame, so that full-size frames pile up until the garbage collector comes by.
+    matrix = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]  # PyAV 18's stub has no constructor
     return None if matrix is None else tuple(np.frombuffer(bytes(matrix), np.int32).tolist())
 
 

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from pebble.pool.base_pool import PoolStatus
 
 from curation_assets.engine import local
 from curation_assets.engine.local import NOT_YET, Done, Failed, LocalEngine, cpu_count
@@ -130,6 +131,19 @@ def test_workers_killed_as_they_start_or_idle_cost_nothing(pause_s, monkeypatch)
 
         results = list(engine.map(slow_square, items()))
     assert sorted(result.value for result in results if isinstance(result, Done)) == [n * n for n in range(1, 8)]
+
+
+def test_a_pool_that_ends_without_a_word_for_its_last_items(monkeypatch):
+    """The pool notes that it broke before it takes the items that were just given to it, and forgets them."""
+    monkeypatch.setattr(local, "START_UP_S", 10_000)
+    with LocalEngine(workers=2, timeout_s=30) as engine:
+
+        def items():
+            yield from range(4)
+            engine._pool._context.status = PoolStatus.ERROR
+
+        results = list(engine.map(slow_square, items()))
+    assert sorted(result.value for result in results if isinstance(result, Done)) == [0, 1, 4, 9]
 
 
 def test_idle_workers_killed_between_two_maps():

@@ -1,7 +1,10 @@
 """Small frames: one per displayed frame, in order, the same in any range; NVDEC's refusal and fallback."""
 
+import gc
+
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 
 from curation_assets.media import nvdec
 from curation_assets.media.errors import MediaError
@@ -33,6 +36,20 @@ def test_ranges_begin_at_keyframes(made):
     index = index_packets(str(made("cfr")))  # keyframes every 12 of 75 frames
     assert plan_ranges(index, 0, 75, num_frames=20) == [(0, 24), (24, 48), (48, 72), (72, 75)]
     assert plan_ranges(index, 5, 30, num_frames=2) == [(5, 9), (9, 12), (12, 16), (16, 20), (20, 24), (24, 28), (28, 30)]
+
+
+def test_frames_are_freed_without_the_garbage_collector(made):
+    path = made("cfr")
+    index = index_packets(str(path))
+    gc.collect()
+    gc.disable()
+    try:
+        count = sum(1 for _ in Stretch(str(path), index, 0, 30, output_hw=(27, 48)))
+        kept = [item for item in gc.get_objects() if isinstance(item, VideoFrame)]
+    finally:
+        gc.enable()
+    assert count == 30
+    assert not kept
 
 
 def test_default_size_is_pyscenedetects():

@@ -190,7 +190,7 @@ def test_readers_do_not_trust_a_header_that_promises_other_rows(local_root: Root
 def test_rows_that_do_not_fit_are_refused(local_root: Root, rows, writes, message):
     table = open_table(local_root)
     with pytest.raises(ValueError, match=message):
-        table.commit(rows, replace=writes)
+        table.commit(to_table(rows), replace=writes)
     assert table.snapshot() is None
 
 
