@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
 from curation_assets.curation.fingerprints import fingerprint
+from curation_assets.curation.model_frames import deciding_frame_set
 from curation_assets.curation.select import reject_reasons_sql
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
@@ -55,7 +56,7 @@ def curated_fingerprint(run: CorpusRun, *, tables: Sequence[TableSpec], model: s
     versions = {spec.asset: run.data_versions(spec) for spec in tables if spec.asset in _READ}
     duplicates = None if model is None else run.table(duplicates_table(model)).fingerprint()
     rules = {name: _source_rules(own) for name, (_, own) in run.sources.items()}
-    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, run.config.embeddings.frame_set)
+    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, deciding_frame_set(run.config, model))
 
 
 def _source_rules(own: ProcessingSettings) -> str:
@@ -72,7 +73,7 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
         "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS kept_id WHERE false)" if model is None else duplicates_table(model).view
     )
     not_scored = f"CASE WHEN s.clip_id IS NULL THEN '{NOT_SCORED}' END" if CLIP_SCORES_PIXELS in tables else "NULL"
-    frame_set = run.config.embeddings.frame_set.replace("'", "''")
+    frame_set = (deciding_frame_set(run.config, model) or "").replace("'", "''")
     transcodes, has_files = _NO_TRANSCODES, TRANSCODED_CLIPS in tables
     if has_files:
         transcodes = f"_{TRANSCODED_CLIPS.view}_rows"

@@ -14,6 +14,7 @@ from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, run_stage
+from curation_assets.curation.model_frames import frame_set_of, frame_sets
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.engine.local import Done, cpu_count
@@ -77,8 +78,9 @@ def expected_embeddings(run: SourceRun, model: str) -> Expected:
     # Frames that failed may be there after a retry, with the same fingerprint: then their content differs.
     retried = {identity: header.content_hash for identity, header in ready.items() if outcome_class(header.outcome) is not OutcomeClass.OK}
     # What the model consumes is the one frame set that it reads, so that another set beside it recomputes nothing.
-    is_only = set(run.settings.frame_sets.sets) == {settings.frame_set}
-    consumed = frames if is_only else expected_frames(run, FRAME_SETS, only=settings.frame_set)
+    frame_set = frame_set_of(run.settings, model)
+    is_only = set(frame_sets(run.settings)) == {frame_set}
+    consumed = frames if is_only else expected_frames(run, FRAME_SETS, only=frame_set)
     tree = [settings.too_few_frames, sorted(settings.scopes)]
     revision = registry.spec(model).revision
     return Expected(
@@ -103,6 +105,7 @@ class _Embedding:
         self._embedder: Embedder = load(
             spec.name, weights=cache_dir if spec.weights else None, allow_remote_code=spec.name in self._settings.allow_remote_code
         )
+        self._frame_set = frame_set_of(run.settings, spec.name)
         self._asset = embeddings_table(spec.name, spec.dim).asset
         self._consumed = expected_frames(run, FRAME_SETS).fingerprints
 
@@ -128,7 +131,7 @@ class _Embedding:
         clips = self._run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"video_id IN ({ids})")
         spans = {row["clip_id"]: (row["start_ns"], row["end_ns"]) for row in clips.to_pylist()}
         columns = ["video_id", "clip_id", "fingerprint", "outcome", "detail", "height_px", "width_px", "codec", "frames"]
-        where = f"name = '{self._settings.frame_set}' AND video_id IN ({ids})"
+        where = f"name = '{self._frame_set}' AND video_id IN ({ids})"
         for batch in self._run.table(FRAME_SETS).scan_blobs(columns, where=where):
             for row in batch.to_pylist():
                 if row["fingerprint"] != self._consumed.get(row["video_id"]) or row["clip_id"] not in spans:

@@ -14,6 +14,7 @@ from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.incremental import Plan, StageReport, batched, on_engine, run_stage
+from curation_assets.curation.model_frames import frame_sets
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
@@ -109,20 +110,21 @@ def _expected(run: SourceRun, spec: TableSpec, upstream: _Upstream, *, only: str
 
 
 def frame_set_specs(settings: ProcessingSettings) -> dict[str, FrameSetSpec]:
-    """Translate the settings' frame sets, purposes resolved."""
+    """Translate the frame sets of the settings and those that its models need beside them, purposes resolved."""
     return {
         name: FrameSetSpec(
             name=name,
             policy=item.policy,
             target_fps=item.fps,
             target_res=item.target_res,
+            fit=item.fit,
             codec=item.codec,
             quality=item.quality,
             scope=item.scope,
             min_frames=item.least_frames,
             max_frames=item.max_frames,
         )
-        for name, item in settings.frame_sets.sets.items()
+        for name, item in frame_sets(settings).items()
     }
 
 

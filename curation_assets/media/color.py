@@ -54,6 +54,24 @@ def output_size(target_res: int | tuple[int, int] | None, *, height_px: int, wid
             return height, width
 
 
+def crop_plan(size: tuple[int, int], *, height_px: int, width_px: int) -> tuple[int, int, int, int]:
+    """Plan how a picture comes to a size without changing its aspect, as torchvision's Resize and CenterCrop do.
+
+    Args:
+        size: (height, width) of the result.
+        height_px: height of the picture.
+        width_px: its width.
+
+    Returns:
+        (height, width) to scale the picture to, then (top, left) of the part to cut out of that.
+    """
+    if size[0] * width_px >= size[1] * height_px:
+        scaled = size[0], max(size[1], size[0] * width_px // height_px)
+    else:
+        scaled = max(size[0], size[1] * height_px // width_px), size[1]
+    return *scaled, round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)
+
+
 def display_size(frame: VideoFrame) -> tuple[int, int]:
     """Return (height, width) of the frame as displayed, after rotation, in stored pixels."""
     return (frame.width, frame.height) if _orientation(frame)[0] % 2 else (frame.height, frame.width)

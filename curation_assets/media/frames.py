@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from curation_assets.media.color import FrameScaler, display_size, is_hdr, output_size
+from curation_assets.media.color import FrameScaler, crop_plan, display_size, is_hdr, output_size
 from curation_assets.media.decode import decode_targets
 from curation_assets.media.images import ImageCodec, encode_image
 from curation_assets.media.motion import MotionSpec, PixelScorer, PixelScores
 from curation_assets.media.packets import PacketIndex
-from curation_assets.media.plan import DisplayOrder, FrameSetSpec, GridChoice, SampleSpan, choose_frames, sample_grid
+from curation_assets.media.plan import DisplayOrder, Fit, FrameSetSpec, GridChoice, SampleSpan, choose_frames, sample_grid
 from curation_assets.media.source import MediaSource
 
 
@@ -138,9 +138,9 @@ class _Picture:
 
     def __init__(self, frame: VideoFrame, scaler: FrameScaler) -> None:
         self._frame, self._scaler = frame, scaler
-        self._rgb: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
+        self._rgb: dict[tuple[tuple[int, int], Fit], npt.NDArray[np.uint8]] = {}
         self._luma: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
-        self._encoded: dict[tuple[tuple[int, int], str, int], bytes] = {}
+        self._encoded: dict[tuple[tuple[int, int], Fit, str, int], bytes] = {}
         self.display_size = display_size(frame)
         self.is_hdr = is_hdr(frame)
 
@@ -149,13 +149,20 @@ class _Picture:
             self._luma[size] = self._scaler.to_luma(self._frame, height_px=size[0], width_px=size[1])
         return self._luma[size]
 
-    def encoded(self, size: tuple[int, int], codec: ImageCodec, quality: int) -> bytes:
-        key = (size, codec, quality if codec == "jpeg" else 0)
+    def encoded(self, size: tuple[int, int], fit: Fit, codec: ImageCodec, quality: int) -> bytes:
+        key = (size, fit, codec, quality if codec == "jpeg" else 0)
         if key not in self._encoded:
-            if size not in self._rgb:
-                self._rgb[size] = self._scaler.to_rgb(self._frame, height_px=size[0], width_px=size[1])
-            self._encoded[key] = encode_image(self._rgb[size], codec, quality)
+            if (size, fit) not in self._rgb:
+                self._rgb[size, fit] = self._scaled(size, fit)
+            self._encoded[key] = encode_image(self._rgb[size, fit], codec, quality)
         return self._encoded[key]
+
+    def _scaled(self, size: tuple[int, int], fit: Fit) -> npt.NDArray[np.uint8]:
+        if fit == "squash":
+            return self._scaler.to_rgb(self._frame, height_px=size[0], width_px=size[1])
+        height_px, width_px, top, left = crop_plan(size, height_px=self.display_size[0], width_px=self.display_size[1])
+        rgb = self._scaler.to_rgb(self._frame, height_px=height_px, width_px=width_px)
+        return np.ascontiguousarray(rgb[top : top + size[0], left : left + size[1]])
 
 
 @dataclass(slots=True)
@@ -172,7 +179,7 @@ class _OpenSet:
         if self.size is None:
             height_px, width_px = picture.display_size
             self.size = output_size(self.spec.target_res, height_px=height_px, width_px=width_px)
-        self.frames[rank] = picture.encoded(self.size, self.spec.codec, self.spec.quality)
+        self.frames[rank] = picture.encoded(self.size, self.spec.fit, self.spec.codec, self.spec.quality)
 
     def finish(self, span_id: str | None, order: DisplayOrder, problem: str) -> SampledSet:
         num_missing = len(self.wanted) - len(self.frames)

@@ -29,6 +29,9 @@ MAX_SIDE_PX = 16384
 _TIE_NS = 3
 
 
+Fit = Literal["squash", "crop"]
+
+
 @dataclass(frozen=True, slots=True)
 class FrameSetSpec:
     """What one frame set holds.
@@ -38,6 +41,8 @@ class FrameSetSpec:
         policy: `sequence` samples on a grid, `middle` takes the one frame nearest to the middle of the span.
         target_fps: grid rate, frames per second; `middle` ignores it.
         target_res: N for N x N pixels, (height, width) where one may be -1 to keep the display aspect (made even), None for the display size.
+        fit: how a picture of another aspect comes to a size with both sides given: `squash` stretches it, `crop` scales the side that needs the least
+            shrinking to its length and cuts the middle out.
         codec: how frames are stored; raw is uint8 height x width x 3, RGB.
         quality: of JPEG, 1 to 100.
         scope: one set per clip, or one for the whole video.
@@ -49,6 +54,7 @@ class FrameSetSpec:
     policy: Literal["sequence", "middle"] = "sequence"
     target_fps: float = 2.0
     target_res: int | tuple[int, int] | None = 224
+    fit: Fit = "squash"
     codec: Literal["jpeg", "png", "raw"] = "jpeg"
     quality: int = 90
     scope: Literal["clip", "video"] = "clip"
@@ -69,9 +75,16 @@ class FrameSetSpec:
             raise ValueError(
                 f"{self.name}: target_res must be N, (height, width) with at most one -1, or None, with sides of 1 to {MAX_SIDE_PX}; is {self.target_res}"
             )
-        for field, allowed in (("policy", ("sequence", "middle")), ("codec", ("jpeg", "png", "raw")), ("scope", ("clip", "video"))):
+        for field, allowed in (
+            ("policy", ("sequence", "middle")),
+            ("fit", ("squash", "crop")),
+            ("codec", ("jpeg", "png", "raw")),
+            ("scope", ("clip", "video")),
+        ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{self.name}: {field} must be one of {', '.join(allowed)}, is {getattr(self, field)!r}")
+        if self.fit == "crop" and (self.target_res is None or (isinstance(self.target_res, tuple) and -1 in self.target_res)):
+            raise ValueError(f"{self.name}: fit crop needs both sides, target_res is {self.target_res}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"{self.name}: quality must be 1 to 100, is {self.quality}")
         if not 1 <= self.min_frames <= self.max_frames:

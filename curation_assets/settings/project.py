@@ -80,8 +80,8 @@ class ProcessingSettings(Model):
 
     @model_validator(mode="after")
     def _embeddings_have_frames(self) -> ProcessingSettings:
-        if self.embeddings.models:
-            name = self.embeddings.frame_set
+        name = self.embeddings.frame_set
+        if self.embeddings.models and name is not None:
             if name not in self.frame_sets.sets:
                 raise ValueError(
                     f"embeddings.frame_set is {name!r}, frame_sets.sets has {sorted(self.frame_sets.sets)}: add the set or name one of these"

@@ -69,6 +69,10 @@ class FrameSet(Model):
         224,
         description="N for N x N; [height, width] with -1 for one of them to keep the aspect; null for the source size.",
     )
+    fit: Literal["squash", "crop"] = Field(
+        "squash",
+        description="A picture of another aspect: squash stretches it, crop cuts the middle out; with both sides of target_res given.",
+    )
     codec: Literal["jpeg", "png", "raw"] = "jpeg"
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
     scope: Literal["clip", "video"] = Field("clip", description="video: one set over the whole video.")
@@ -83,6 +87,18 @@ class FrameSet(Model):
         le=65536,
         description="A set that would hold more has its fps halved until it fits; bounds memory for whole videos.",
     )
+
+    @model_validator(mode="after")
+    def _crop_has_both_sides(self) -> FrameSet:
+        if self.fit == "crop" and self.size is None:
+            raise ValueError(f"fit crop needs both sides of target_res, which is {self.target_res}")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels where the settings give both."""
+        sides = (self.target_res, self.target_res) if isinstance(self.target_res, int) else self.target_res
+        return None if sides is None or -1 in sides else sides
 
     @property
     def fps(self) -> float:
@@ -144,7 +160,12 @@ class EmbeddingsSettings(Model):
     """Embedding models."""
 
     models: list[str] = Field(["fingerprint"], description="Registry names; each gets its own asset and table.")
-    frame_set: str = Field("embeddings", description="The frame set that the models read; its scope must be clip.")
+    frame_set: str | None = Field(
+        None,
+        description="The frame set that all models read; its scope must be clip. None: each model reads frames of its own size, from the first set that has it "
+        "with purpose embeddings, else from a set that is added for it, named after its shape, for example crop-224x224.",
+    )
+    target_fps: float = Field(2.0, gt=0, le=240, description="Frames per second of the sets that are added for models.")
     scopes: list[Literal["clip", "video"]] = Field(
         ["clip", "video"], min_length=1, description="video: the renormalised mean of the clips' vectors."
     )

@@ -190,6 +190,21 @@ def test_sizes_codecs_and_times(made: Made) -> None:
             assert decode_image(data, frames.codec, frames.height_px, frames.width_px).shape == (frames.height_px, frames.width_px, 3)
 
 
+@pytest.mark.parametrize(
+    ("fit_res", "scaled", "top", "left"), [((40, 40), (40, 60), 0, 10), ((60, 30), (60, 90), 0, 30), ((20, 60), (40, 60), 10, 0)]
+)
+def test_crop_scales_and_cuts_the_middle_out(made: Made, fit_res: tuple[int, int], scaled: tuple[int, int], top: int, left: int) -> None:
+    sets = sample(
+        made("cfr"),  # 64 x 96
+        [SampleSpan("x", 0, S)],
+        FrameSetSpec("cut", target_res=fit_res, fit="crop", codec="raw"),
+        FrameSetSpec("whole", target_res=scaled, codec="raw"),
+    )[0].sets
+    cut, whole = (decode_image(item.frames[0], "raw", height_px=item.height_px, width_px=item.width_px) for item in sets)
+    assert cut.shape == (*fit_res, 3)
+    assert (cut == whole[top : top + fit_res[0], left : left + fit_res[1]]).all()
+
+
 def test_rotated_video_is_upright_and_sized_as_displayed(tmp_path: Path) -> None:
     """A clockwise quarter turn brings the left edge to the top."""
     picture = np.zeros((64, 96, 3), np.uint8)

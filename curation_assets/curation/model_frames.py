@@ -1,0 +1,55 @@
+"""Model frames: which stored frames a model reads, and the frame sets that are added so that each gets pictures of the size that it was trained on."""
+
+from __future__ import annotations
+
+from curation_assets.models import registry
+from curation_assets.models.embedder import EmbedderSpec
+from curation_assets.settings import FrameSet, ProcessingSettings
+
+
+def frame_sets(settings: ProcessingSettings) -> dict[str, FrameSet]:
+    """List the frame sets by name: those of the settings, then those that are added for models of other sizes."""
+    sets = dict(settings.frame_sets.sets)
+    if settings.embeddings.frame_set is not None:
+        return sets
+    least: dict[str, int] = {}  # models of one shape share a set
+    for spec in map(registry.spec, settings.embeddings.models):
+        if _configured(settings, spec) is None:
+            name = _name(spec)
+            least[name] = max(least.get(name, 1), spec.frames)
+            sets[name] = FrameSet(
+                purpose="embeddings",
+                target_fps=settings.embeddings.target_fps,
+                target_res=(spec.height_px, spec.width_px),
+                fit=spec.resize,
+                min_frames=least[name],
+            )
+    return sets
+
+
+def frame_set_of(settings: ProcessingSettings, model: str) -> str:
+    """Return the name of the frame set that a model reads."""
+    spec = registry.spec(model)
+    return settings.embeddings.frame_set or _configured(settings, spec) or _name(spec)
+
+
+def deciding_frame_set(settings: ProcessingSettings, model: str | None) -> str | None:
+    """Return the frame set whose outcome says whether a clip has frames: that of a model, by default the first one; without models the first of clips."""
+    if model is None and settings.embeddings.models:
+        model = settings.embeddings.models[0]
+    if model is not None:
+        return frame_set_of(settings, model)
+    return next((name for name, item in settings.frame_sets.sets.items() if item.scope == "clip"), None)
+
+
+def _configured(settings: ProcessingSettings, spec: EmbedderSpec) -> str | None:
+    """Find the first set of the settings that is made for models and has this one's shape."""
+    for name, item in settings.frame_sets.sets.items():
+        is_for_models = item.purpose == "embeddings" and item.scope == "clip"
+        if is_for_models and item.size == (spec.height_px, spec.width_px) and item.fit == spec.resize:
+            return name
+    return _name(spec) if _name(spec) in settings.frame_sets.sets else None
+
+
+def _name(spec: EmbedderSpec) -> str:
+    return f"{spec.resize}-{spec.height_px}x{spec.width_px}"
