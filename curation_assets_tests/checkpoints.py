@@ -87,5 +87,66 @@ def write_videoprism(folder: Path) -> Path:
     return folder
 
 
-WRITERS: dict[str, Callable[[Path], Path]] = {"clip-vit-b32": write_clip, "siglip2": write_siglip2, "videoprism": write_videoprism}
+def write_pe_video(folder: Path) -> Path:
+    """Write a checkpoint of pe-video: the whole audio-visual model, its picture tower under the name and with the settings that timm has for it."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import ModernBertConfig, PeAudioVideoConfig, PeAudioVideoModel
+
+    from curation_assets.models.pe_core import PeCoreConfig, register
+
+    register()
+    pieces = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *sorted({letter for word in WORDS for letter in word}), *WORDS]
+    vocab = {piece: place for place, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]", continuing_subword_prefix=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = {"bos_token_id": 1, "cls_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "pad_token_id": 3}
+    text = ModernBertConfig(
+        vocab_size=len(vocab), hidden_size=1024, intermediate_size=32, num_hidden_layers=2, num_attention_heads=16, local_attention=8, **ids
+    )
+    inner = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    sound = {
+        "model_type": "dac",
+        "encoder_hidden_size": 4,
+        "hidden_size": 16,
+        "codebook_dim": 8,
+        "downsampling_ratios": [2, 2],
+        "n_codebooks": 1,
+    }
+    pictures: Any = PeCoreConfig
+    config = PeAudioVideoConfig(
+        text_config=text,
+        audio_video_config={
+            **inner,
+            "video_config": {
+                "model_type": "pe_video_encoder",
+                **inner,
+                "vision_config": pictures(width=32, depth=2, num_heads=2, num_pool_heads=4, num_labels=24),
+            },
+            "audio_config": {"model_type": "pe_audio_encoder", **inner, "dac_config": sound},
+        },
+    )
+    save(PeAudioVideoModel(config), folder)
+    written = json.loads((folder / "config.json").read_text())
+    written["audio_video_config"]["video_config"]["vision_config"] = {
+        "architecture": "vit_pe_core_large_patch14_336",
+        "do_pooling": True,
+        "global_pool": "map",
+        "model_args": {"embed_dim": 32, "depth": 2, "num_heads": 2, "attn_pool_num_heads": 4},
+        "model_type": "timm_wrapper",
+        "num_classes": 24,
+    }
+    (folder / "config.json").write_text(json.dumps(written))
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "clip-vit-b32": write_clip,
+    "siglip2": write_siglip2,
+    "videoprism": write_videoprism,
+    "pe-video": write_pe_video,
+}
 """Registry name -> what writes its checkpoint."""

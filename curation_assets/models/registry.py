@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from curation_assets.models import cosmos_embed1, fingerprint, image_text, internvideo2, videoprism
+from curation_assets.models import cosmos_embed1, fingerprint, image_text, internvideo2, pe_video, videoprism
 from curation_assets.models.embedder import Embedder, EmbedderSpec
 
 
@@ -38,6 +38,7 @@ MODELS: dict[str, ModelEntry] = {
         ModelEntry(image_text.CLIP_VIT_B32, image_text.build_clip_vit_b32),
         ModelEntry(image_text.SIGLIP2, image_text.build_siglip2),
         ModelEntry(videoprism.SPEC, videoprism.build),
+        ModelEntry(pe_video.SPEC, pe_video.build),
         ModelEntry(internvideo2.SPEC, internvideo2.build),
         *(ModelEntry(spec, cosmos_embed1.builder(spec), runs_remote_code=True) for spec in cosmos_embed1.SPECS),
     )
