@@ -131,7 +131,24 @@ def write_pe_video(folder: Path) -> Path:
     )
     save(PeAudioVideoModel(config), folder)
     written = json.loads((folder / "config.json").read_text())
+    # the published file was written by transformers 5.0.1.dev0, with every setting of the library that there was
+    legacy = {
+        "_name_or_path": "", "add_cross_attention": False, "architectures": None, "bos_token_id": None, "chunk_size_feed_forward": 0,
+        "cross_attention_hidden_size": None, "decoder_start_token_id": None, "dtype": None, "eos_token_id": None, "finetuning_task": None,
+        "is_decoder": False, "is_encoder_decoder": False, "output_attentions": False, "output_hidden_states": False, "pad_token_id": None,
+        "prefix": None, "problem_type": None, "return_dict": True, "sep_token_id": None, "task_specific_params": None, "tie_encoder_decoder": False,
+        "tie_word_embeddings": True, "tokenizer_class": None,
+    }  # fmt: skip
+    written["text_config"] |= {"dtype": "float32", "global_attn_every_n_layers": 3, "repad_logits_with_grad": False}
+    written["audio_video_config"]["video_config"] |= {
+        **legacy,
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+        "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    }
     written["audio_video_config"]["video_config"]["vision_config"] = {
+        **legacy,
+        "initializer_range": 0.02,
+        "label_names": [f"LABEL_{number}" for number in range(24)],
         "architecture": "vit_pe_core_large_patch14_336",
         "do_pooling": True,
         "global_pool": "map",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -42,10 +43,16 @@ def theirs(folder: Path):
     video = whole["audio_video_config"]["video_config"]
     video["vision_config"] = PeCoreConfig(width=32, depth=2, num_heads=2, num_pool_heads=4, num_labels=24)
     config = transformers.PeVideoConfig(text_config=whole["text_config"], video_config=video)
-    config.text_config.tie_last_hidden_states = False  # the state before the last normalisation, as in the version that wrote the checkpoint
-    state = {name.removeprefix("video_model."): value for name, value in load_file(folder / "model.safetensors").items()}
+    config.text_config.tie_last_hidden_states = (
+        False  # the state before the last normalisation, as in the version that wrote the checkpoint
+    )
+    whole_state = load_file(folder / "model.safetensors")
+    state = {
+        name.removeprefix("video_model."): value for name, value in whole_state.items() if name.startswith(("video_model.", "text_model."))
+    }
     model, info = transformers.PeVideoModel.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     return model.eval()
 
 
@@ -55,13 +62,13 @@ def unit(vectors: torch.Tensor) -> np.ndarray:
 
 def test_clips_and_texts_are_the_library_s(folder: Path, ours: models.TextEmbedder, theirs) -> None:
     clips = random_clips(SPEC, 2)
-    processor = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]")
-    tokens = processor(
-        [f"[CLS] {' '.join(text.split()[:510])} [SEP]" for text in TEXTS], padding=True, return_tensors="pt", split_special_tokens=False
-    )
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = [[1, *tokenizer.encode(text, add_special_tokens=False).ids[:510], 2] for text in TEXTS]  # [CLS] text [SEP], 512 at most
+    ids = torch.tensor([row + [3] * (512 - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (512 - len(row)) for row in rows])
     pixels = (torch.from_numpy(clips).permute(0, 1, 4, 2, 3) / 255 - 0.5) / 0.5  # the published mean and deviation
     with torch.no_grad():
-        expected = theirs(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values_videos=pixels)
+        expected = theirs(input_ids=ids, attention_mask=mask, pixel_values_videos=pixels)
     np.testing.assert_allclose(ours.embed_frames(clips), unit(expected.video_embeds), rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(ours.embed_texts(TEXTS), unit(expected.text_video_embeds), rtol=0, atol=TOLERANCE)
 
@@ -102,7 +109,9 @@ def renamed(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], dict[str,
         ("text_model.", "audio_model.text_model."),
     ],
 )
-def test_shared_towers_are_found_under_each_of_their_names(folder: Path, ours: models.TextEmbedder, tmp_path: Path, old: str, new: str) -> None:
+def test_shared_towers_are_found_under_each_of_their_names(
+    folder: Path, ours: models.TextEmbedder, tmp_path: Path, old: str, new: str
+) -> None:
     other = models.load("pe-video", weights=copy_with(folder, tmp_path, renamed(old, new)), device="cpu")
     clips = random_clips(SPEC, 1)
     np.testing.assert_array_equal(other.embed_frames(clips), ours.embed_frames(clips))
@@ -143,7 +152,11 @@ def test_everything_that_does_not_fit_is_named_at_once(folder: Path, tmp_path: P
         (["model_type"], "pe_video", "model_type pe_video, not pe_audio_video"),
         (["text_config", "model_type"], "bert", "text bert, not modernbert"),
         (["text_config", "hidden_size"], 512, "dim 512, not 1024"),
-        (["audio_video_config", "video_config", "vision_config", "architecture"], "resnet50", "picture tower resnet50, not vit_pe_core_large"),
+        (
+            ["audio_video_config", "video_config", "vision_config", "architecture"],
+            "resnet50",
+            "picture tower resnet50, not vit_pe_core_large",
+        ),
         (["audio_video_config", "video_config", "vision_config", "model_args"], {"img_size": 448}, r"sizes of it \['img_size'\], not"),
         (["audio_video_config", "video_config"], None, "no configuration of a facebook/pe-av-base"),
     ],
@@ -174,7 +187,9 @@ def patterned(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     for number, (name, shape) in enumerate(sorted(shapes.items())):
         places = torch.arange(int(np.prod(shape)), dtype=torch.float64)
         is_norm = "norm" in name and name.endswith("weight")
-        state[name] = (torch.sin(places * 0.7 + number) * (0.1 if len(shape) < 2 else 1.5 / shape[-1] ** 0.5) + is_norm).reshape(shape).float()
+        state[name] = (
+            (torch.sin(places * 0.7 + number) * (0.1 if len(shape) < 2 else 1.5 / shape[-1] ** 0.5) + is_norm).reshape(shape).float()
+        )
     return state
 
 
