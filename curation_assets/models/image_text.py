@@ -76,6 +76,9 @@ SIGLIP2 = EmbedderSpec(
 
 SPECS = (CLIP_VIT_B32, SIGLIP2)
 
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of the channels of what every CLIP model was trained on, of pixels 0 to 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
@@ -99,8 +102,8 @@ class _Kind:
 _KINDS = {
     "clip-vit-b32": _Kind(
         "CLIPModel",
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
+        CLIP_MEAN,
+        CLIP_STD,
         "<|startoftext|> $A <|endoftext|>",
         "<|endoftext|>",
     ),

@@ -140,6 +140,14 @@ class Thresholds(Model):
     max_black_share: float | None = Field(None, ge=0, le=1)
     min_sharpness: float | None = Field(None, ge=0)
     max_letterbox_share: float | None = Field(None, ge=0, le=1)
+    min_aesthetic_score: float | None = Field(None, description="Of the scorer aesthetic, whose scores lie about between 1 and 10.")
+
+    def by_scorer(self) -> dict[str, list[str]]:
+        """Name the thresholds that are set, by the scorer whose scores they judge."""
+        found: dict[str, list[str]] = {}
+        for name in self.model_dump(exclude_none=True):
+            found.setdefault("aesthetic" if name == "min_aesthetic_score" else "pixels", []).append(name)
+        return found
 
 
 class PixelsSettings(Model):
@@ -148,11 +156,23 @@ class PixelsSettings(Model):
     motion_fps: float = Field(4.0, gt=0, le=60, description="Pairs of frames per second for motion, 1/motion_fps apart.")
 
 
+class AestheticSettings(Model):
+    """The `aesthetic` scorer. Needs the extra `models`."""
+
+    reduction: Literal["min", "mean"] = Field("min", description="How a clip's score comes from those of its frames.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="cuda is an error without a GPU.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="What the network computes in; the others are faster on a GPU, and move scores in the second decimal."
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Most frames per model call on a GPU, and most that are decoded at once.")
+
+
 class ClipScoresSettings(Model):
     """Scores and the thresholds on them."""
 
-    scorers: list[Literal["pixels"]] = Field(["pixels"], description="Scorers to run.")
+    scorers: list[Literal["pixels", "aesthetic"]] = Field(["pixels"], description="Scorers to run.")
     pixels: PixelsSettings = PixelsSettings()
+    aesthetic: AestheticSettings = AestheticSettings()
     thresholds: Thresholds = Thresholds()
 
 
