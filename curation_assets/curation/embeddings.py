@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
+from curation_assets.curation.frame_batches import FrameBatch, FrameShape, Refusal, read_frame_batches
 from curation_assets.curation.frame_sets import expected_frames
-from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, run_stage
+from curation_assets.curation.incremental import PieceResults, Plan, StageReport, run_stage
 from curation_assets.curation.model_frames import frame_set_of, frame_sets
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import SourceRun
-from curation_assets.engine.local import Done, cpu_count
-from curation_assets.media.images import decode_image
+from curation_assets.engine.local import Done
 from curation_assets.models import load, registry
 from curation_assets.models.embedder import Embedder, EmbedderSpec, select_frames
 from curation_assets.models.weights import check_weights
-from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
-from curation_assets.schemas.outcomes import Outcome, OutcomeClass, is_usable, outcome_class
+from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.settings import EmbeddingsSettings
 from curation_assets.storage.layout import item_row_id
 
 CODE_VERSION = "1"
-_VIDEOS_PER_READ = 64
 
 
 def update_embeddings(run: SourceRun, model: str) -> StageReport:
@@ -108,94 +105,68 @@ class _Embedding:
         self._frame_set = frame_set_of(run.settings, spec.name)
         self._asset = embeddings_table(spec.name, spec.dim).asset
         self._consumed = expected_frames(run, FRAME_SETS).fingerprints
+        self._shape = FrameShape(
+            spec.height_px, spec.width_px, spec.resize, select=lambda count: select_frames(count, spec.frames), refuse=self._refusal
+        )
 
     def run_pieces(self, pieces: Iterable[Piece]) -> PieceResults:
         """Embed the videos of many pieces together."""
-        with ThreadPoolExecutor(cpu_count(), thread_name_prefix="decode-jpeg") as threads:
-            for group in batched(pieces, _VIDEOS_PER_READ):
-                by_video = {piece.video_id: piece for piece in group}
-                rows: dict[str, list[Row]] = {identity: [] for identity in by_video}
-                changed: set[str] = set()
-                for batch in batched(self._clips(list(by_video), changed), self._settings.batch_size):
-                    for row in self._embed(batch, threads):
-                        rows[row.pop("video_id")].append(row)
-                for identity, piece in by_video.items():
-                    if identity in changed or not rows[identity]:
+        by_video: dict[str, Piece] = {}
+        rows: dict[str, list[Row]] = {}
+
+        def video_ids() -> Iterator[str]:
+            for piece in pieces:
+                by_video[piece.video_id], rows[piece.video_id] = piece, []
+                yield piece.video_id
+
+        batches = read_frame_batches(
+            self._run,
+            self._frame_set,
+            fingerprints=self._consumed,
+            video_ids=video_ids(),
+            shape=self._shape,
+            frames_per_batch=lambda: self._settings.batch_size * self._spec.frames,
+        )
+        with closing(batches):
+            for batch in batches:
+                for row in self._embed(batch):
+                    rows[row.pop("video_id")].append(row)
+                for identity in batch.complete:
+                    piece, found = by_video.pop(identity), rows.pop(identity)
+                    if identity in batch.changed:
                         self._run.log(f"{self._run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
-                        continue
-                    yield Done(piece, Result(rows={self._asset: self._finish(identity, rows[identity])}))
+                    else:
+                        yield Done(piece, Result(rows={self._asset: self._finish(identity, found)}))
 
-    def _clips(self, video_ids: Sequence[str], changed: set[str]) -> Iterator[Row]:
-        """Read stored frames clip by clip; videos whose rows are not those that the work list was made from go into `changed`."""
-        ids = ", ".join(f"'{identity}'" for identity in video_ids)
-        clips = self._run.read(CLIPS, ["clip_id", "start_ns", "end_ns"], where=f"video_id IN ({ids})")
-        spans = {row["clip_id"]: (row["start_ns"], row["end_ns"]) for row in clips.to_pylist()}
-        columns = ["video_id", "clip_id", "fingerprint", "outcome", "detail", "height_px", "width_px", "codec", "frames"]
-        where = f"name = '{self._frame_set}' AND video_id IN ({ids})"
-        for batch in self._run.table(FRAME_SETS).scan_blobs(columns, where=where):
-            for row in batch.to_pylist():
-                if row["fingerprint"] != self._consumed.get(row["video_id"]) or row["clip_id"] not in spans:
-                    changed.add(row["video_id"])
-                    continue
-                start_ns, end_ns = spans[row["clip_id"]]
-                yield {**row, "start_ns": start_ns, "end_ns": end_ns}
-
-    def _embed(self, clips: Sequence[Row], threads: ThreadPoolExecutor) -> Iterator[Row]:
+    def _embed(self, batch: FrameBatch) -> Iterator[Row]:
         """Embed one batch; every clip gives one row, in input order."""
-        refused = [self._refusal(clip) for clip in clips]
-        taken = [clip for clip, refusal in zip(clips, refused, strict=True) if refusal is None]
-        vectors: npt.NDArray[np.float32] = np.zeros((0, self._spec.dim), np.float32)
-        if taken:
-            # filled in place: a list of the clips' frames and a stack of it would be the largest thing in the run, twice
-            frames = np.empty((len(taken), self._spec.frames, self._spec.height_px, self._spec.width_px, 3), np.uint8)
-            for place, clip_frames in enumerate(threads.map(self._frames, taken)):
-                frames[place] = clip_frames
-            vectors = self._embedder.embed_frames(frames)
-        remaining = iter(vectors)
-        for clip, refusal in zip(clips, refused, strict=True):
-            vector = None
-            outcome, detail = refusal or (Outcome(clip["outcome"]), clip["detail"])
-            if refusal is None:
-                vector = next(remaining)
+        spec = self._spec
+        frames = batch.frames.reshape(-1, spec.frames, spec.height_px, spec.width_px, 3)
+        vectors = iter(self._embedder.embed_frames(frames) if len(frames) else ())
+        for clip in batch.clips:
+            vector: npt.NDArray[np.float32] | None = None
+            outcome, detail = clip.refusal or (Outcome(clip.outcome), clip.detail)
+            if clip.refusal is None:
+                vector = next(vectors)
                 norm = float(np.linalg.norm(vector))
                 if not abs(norm - 1.0) < 1e-3:  # also true for NaN
                     outcome, detail, vector = Outcome.INVALID_VECTOR, f"the model gave a vector of norm {norm}", None
             yield {
-                "video_id": clip["video_id"],
-                "row_id": item_row_id(clip["video_id"], clip["clip_id"], "clip"),
-                "clip_id": clip["clip_id"],
+                "video_id": clip.video_id,
+                "row_id": item_row_id(clip.video_id, clip.clip_id, "clip"),
+                "clip_id": clip.clip_id,
                 "scope": "clip",
-                "start_ns": clip["start_ns"],
-                "end_ns": clip["end_ns"],
+                "start_ns": clip.start_ns,
+                "end_ns": clip.end_ns,
                 "outcome": outcome.value,
                 "detail": detail,
                 "embedding": vector,
             }
 
-    def _refusal(self, clip: Row) -> tuple[Outcome, str | None] | None:
-        if not is_usable(clip["outcome"]):
-            return Outcome(clip["outcome"]), clip["detail"]
-        num_frames = len(clip["frames"])
+    def _refusal(self, num_frames: int) -> Refusal | None:
         if num_frames < self._spec.frames and self._settings.too_few_frames == "refuse":
             return Outcome.TOO_FEW_FRAMES, f"{num_frames} frames, the model takes {self._spec.frames}; embeddings.too_few_frames is refuse"
         return None
-
-    def _frames(self, clip: Row) -> npt.NDArray[np.uint8]:
-        """Decode the model's frames of one clip: uint8 (T, H, W, 3)."""
-        chosen = select_frames(len(clip["frames"]), self._spec.frames)
-        decoded = {
-            index: self._fitted(decode_image(clip["frames"][index], clip["codec"], height_px=clip["height_px"], width_px=clip["width_px"]))
-            for index in dict.fromkeys(chosen.tolist())
-        }
-        return np.stack([decoded[index] for index in chosen.tolist()])
-
-    def _fitted(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Bring a stored frame of another size to the model's."""
-        size = (self._spec.width_px, self._spec.height_px)
-        if picture.shape[1::-1] == size:
-            return picture
-        image = Image.fromarray(picture)
-        return np.asarray(ImageOps.fit(image, size) if self._spec.resize == "crop" else image.resize(size))
 
     def _finish(self, video_id: str, rows: list[Row]) -> list[Row]:
         rows.sort(key=lambda row: (row["start_ns"], row["end_ns"]))

@@ -229,9 +229,9 @@ def test_frames_that_another_run_changes_meanwhile_are_not_embedded(project, mon
     other = Project(project.videos, project.warehouse_uri, {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}})
     build = embeddings.load
 
-    def load_after_the_other(name):
+    def load_after_the_other(name, **arguments):
         other.run(stages=("clips", "frame_sets"))
-        return build(name)
+        return build(name, **arguments)
 
     monkeypatch.setattr(embeddings, "load", load_after_the_other)
     assert project.run(stages=("embeddings",))["embeddings"].num_work == 0
