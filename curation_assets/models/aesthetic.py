@@ -133,7 +133,9 @@ def load_head(path: Path) -> tuple[npt.NDArray[np.float64], float]:
         state = load_file(path)
     except Exception as error:  # the library raises its own kinds, and OSError, for files that it cannot read
         raise WeightsError(f"weights of {SPEC.name}: {path} cannot be loaded: {error}") from error
-    wanted = {f"{layer}.weight": shape for layer, shape in _WIDTHS.items()} | {f"{layer}.bias": shape[:1] for layer, shape in _WIDTHS.items()}
+    wanted = {f"{layer}.weight": shape for layer, shape in _WIDTHS.items()} | {
+        f"{layer}.bias": shape[:1] for layer, shape in _WIDTHS.items()
+    }
     wrong = [f"{key} is missing" for key in wanted if key not in state]
     wrong += [f"{key} is unknown" for key in sorted(state) if key not in wanted]
     for key, shape in wanted.items():
@@ -158,6 +160,6 @@ def _folders(weights: str | Path | None) -> tuple[Path, Path]:
             f"weights of {SPEC.name}: tower and head both have a model.safetensors; put them into the folders "
             f"{' and '.join(spec.repo.partition('/')[2] for spec in (TOWER, HEAD))} of {place}"
         )
-    found = find_weights((TOWER, HEAD), weights, model=SPEC.name)
+    found = find_weights(SPEC.weights, weights, model=SPEC.name)
     assert isinstance(found, list)
     return found[0], found[1]

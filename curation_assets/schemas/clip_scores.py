@@ -27,6 +27,11 @@ CLIP_SCORES_AESTHETIC = TableSpec(
 SCORER_TABLES: Mapping[str, TableSpec] = {"pixels": CLIP_SCORES_PIXELS, "aesthetic": CLIP_SCORES_AESTHETIC}
 """The table of each scorer of the settings."""
 
+SCORED_BY = "scored_by"
+"""Hidden column of the joined scores, `_clip_scores_rows`: the assets of the scorers that have scored the clip."""
+NOT_SCORED = "not_scored"
+"""The reason of a clip that is not judged, because scores are still to come."""
+
 
 def score_names(spec: TableSpec) -> list[str]:
     """List the columns of a scorer's table that are scores."""

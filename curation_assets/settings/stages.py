@@ -73,6 +73,9 @@ class FrameSet(Model):
         "squash",
         description="A picture of another aspect: squash stretches it, crop cuts the middle out; with both sides of target_res given.",
     )
+    scaling: Literal["area", "bicubic"] = Field(
+        "area", description="How pictures shrink: area is smooth; bicubic is sharper, and near to how most models were trained."
+    )
     codec: Literal["jpeg", "png", "raw"] = "jpeg"
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
     scope: Literal["clip", "video"] = Field("clip", description="video: one set over the whole video.")
