@@ -146,7 +146,7 @@ def missing_packages() -> list[str]:
 
 
 def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collection[tuple[str, ...]]) -> None:
-    """Check that the selected models can run: their packages are installed, and their weights are there and as published.
+    """Check that the selected models can run: packages are installed, weights are there and as published, and a GPU is where one is demanded.
 
     Args:
         all_settings: of every source of the run.
@@ -156,19 +156,30 @@ def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collec
         SettingsError: they are not; says what is wrong and the command that mends it.
     """
     needed = {
-        (name, settings.models.cache_dir)
+        (name, settings.models.cache_dir, settings.embeddings.device)
         for settings in all_settings
         for name in settings.embeddings.models
         if (spec := registry.spec(name)).weights and tuple(embeddings_table(name, spec.dim).asset_key) in selected
     }
-    for name, cache_dir in sorted(needed, key=str):
+    for name, cache_dir, device in sorted(needed, key=str):
         if missing := missing_packages():
             raise SettingsError(
                 f"embeddings.models: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'"
             )
+        _check_device(name, device)
         weights = registry.spec(name).weights
         assert weights is not None
         try:
             check_weights(weights, model=name, cache_dir=cache_dir)
         except WeightsError as error:
             raise SettingsError(str(error)) from error
+
+
+def _check_device(name: str, device: str) -> None:
+    from curation_assets.models.devices import choose_device
+
+    if device == "cuda":  # only then is torch worth its seconds
+        try:
+            choose_device(device)
+        except ValueError as error:
+            raise SettingsError(f"embeddings.device, for {name}: {error}") from error
