@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from curation_assets.curation.embeddings import DeviceError
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_batches import FrameBatch, FrameShape
@@ -15,11 +18,15 @@ from curation_assets.curation.model_stage import stored_frames_ready, update_fro
 from curation_assets.curation.pieces import Row
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.models import aesthetic
-from curation_assets.models.weights import check_weights
+from curation_assets.models.batching import is_device_error
+from curation_assets.models.shared import release, shared
+from curation_assets.models.weights import check_weights, snapshot_folder
 from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
 from curation_assets.schemas.outcomes import Outcome
+from curation_assets.settings import SettingsError
 
 CODE_VERSION = "1"
+_ON_CPU = "clip_scores.aesthetic.device: cpu"
 
 
 def update_aesthetic(run: SourceRun) -> StageReport:
@@ -28,6 +35,8 @@ def update_aesthetic(run: SourceRun) -> StageReport:
     Raises:
         WeightsError: the weights are not there, or not as published.
         ValueError: a GPU is demanded, and there is none.
+        SettingsError: its memory does not hold the model and one frame.
+        DeviceError: the GPU failed.
     """
     return update_from_frames(
         run,
@@ -50,34 +59,64 @@ def expected_aesthetic(run: SourceRun) -> Expected:
 
 def _load(run: SourceRun) -> Callable[[FrameBatch], Iterator[Row]]:
     settings, cache_dir = run.settings.clip_scores.aesthetic, run.settings.models.cache_dir
-    check_weights(
-        aesthetic.SPEC.weights, model=aesthetic.SPEC.name, cache_dir=cache_dir
-    )  # a run that was not started from the command line has not been checked yet
-    scorer = aesthetic.AestheticScorer(cache_dir, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size)
+    spec = aesthetic.SPEC
+
+    def build() -> aesthetic.AestheticScorer:
+        # a run that was not started from the command line has not been checked yet
+        check_weights(spec.weights, model=spec.name, cache_dir=cache_dir)
+        return aesthetic.AestheticScorer(cache_dir, device=settings.device, dtype=settings.dtype)
+
+    files = tuple(str(snapshot_folder(weights, cache_dir)) for weights in spec.weights)
+    scorer = shared((spec.name, settings.device, settings.dtype, files), build)
+    if scorer.frames.device.type == "cuda":
+        scorer.frames.at_once = settings.batch_size
 
     def to_rows(batch: FrameBatch) -> Iterator[Row]:
-        scores = scorer.score_frames(batch.frames).astype(np.float64)
-        of_clips = iter(np.split(scores, np.cumsum(batch.counts)[:-1]))
-        for clip in batch.clips:
-            outcome, detail = clip.refusal or (Outcome(clip.outcome), clip.detail)
-            score, num_frames = None, 0
-            if clip.refusal is None:
-                own = next(of_clips)
-                score, num_frames = float(own.min() if settings.reduction == "min" else own.mean()), len(own)
-                if not np.isfinite(score):
-                    outcome, detail, score = (
-                        Outcome.INVALID_SCORE,
-                        f"the model gave {np.count_nonzero(~np.isfinite(own))} scores of NaN",
-                        None,
-                    )
-            yield {
-                "video_id": clip.video_id,
-                "row_id": clip.clip_id,
-                "clip_id": clip.clip_id,
-                "outcome": outcome.value,
-                "detail": detail,
-                "num_frames": num_frames,
-                "aesthetic_score": score,
-            }
+        try:
+            scores = scorer.score_frames(batch.frames)
+        except RuntimeError as error:
+            raise _named(error) from error
+        return _rows(batch, scores.astype(np.float64), settings.reduction)
 
     return to_rows
+
+
+def _rows(batch: FrameBatch, scores: npt.NDArray[np.float64], reduction: Literal["min", "mean"]) -> Iterator[Row]:
+    """Make a row of every clip of a batch, in input order, from the scores of the frames of those that have some."""
+    of_clips = iter(np.split(scores, np.cumsum(batch.counts)[:-1]))
+    for clip in batch.clips:
+        outcome, detail = clip.refusal or (Outcome(clip.outcome), clip.detail)
+        score: float | None = None
+        num_frames = 0
+        if clip.refusal is None:
+            own = next(of_clips)
+            score, num_frames = float(own.min() if reduction == "min" else own.mean()), len(own)
+            if not np.isfinite(score):
+                num_bad = np.count_nonzero(~np.isfinite(own))
+                outcome, detail, score = Outcome.INVALID_SCORE, f"the model gave {num_bad} of {len(own)} frames no number", None
+        yield {
+            "video_id": clip.video_id,
+            "row_id": clip.clip_id,
+            "clip_id": clip.clip_id,
+            "outcome": outcome.value,
+            "detail": detail,
+            "num_frames": num_frames,
+            "aesthetic_score": score,
+        }
+
+
+def _named(error: RuntimeError) -> Exception:
+    """Name what a GPU gave up with; anything else is left alone."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return SettingsError(
+            f"aesthetic with one frame does not fit into the GPU's memory ({error}); end what else uses the card, or set {_ON_CPU}"
+        )
+    if not is_device_error(error):
+        return error
+    release()
+    return DeviceError(
+        f"the GPU failed while aesthetic ran ({str(error).splitlines()[0]}); what was committed stays: see to the GPU (nvidia-smi, dmesg) and run again, or set "
+        f"{_ON_CPU}"
+    )

@@ -102,8 +102,8 @@ def read_frame_batches(
     video_ids: Iterable[str],
     shape: FrameShape,
     frames_per_batch: Callable[[], int],
-    allocate: Callable[[tuple[int, ...]], npt.NDArray[np.uint8]] = lambda shape: np.empty(shape, np.uint8),
-    prepare: Callable[[npt.NDArray[np.uint8]], Any] = lambda frames: frames,
+    allocate: Callable[[tuple[int, ...]], npt.NDArray[np.uint8]] | None = None,
+    prepare: Callable[[npt.NDArray[np.uint8]], Any] | None = None,
     batches_ahead: int = BATCHES_AHEAD,
 ) -> Generator[FrameBatch]:
     """Yield batches of decoded clips, spanning clips and videos, in the order of the table.
@@ -117,19 +117,27 @@ def read_frame_batches(
         video_ids: whose; drawn lazily, in groups.
         shape: what the model takes, and which frames of a clip.
         frames_per_batch: asked before each batch; a clip is never split, so one that selects more than that is a batch of its own.
-        allocate: makes the array of a batch from its shape, for example in pinned memory.
-        prepare: gets each full array, in the reading thread: the copy to the device.
+        allocate: makes the array of a batch from its shape, for example in pinned memory; None for plain memory.
+        prepare: gets each full array, in the reading thread, and gives what `frames` will be: the copy to the device.
         batches_ahead: batches that may wait; beside them there are the one in hand, one that is finished and one that is being decoded.
 
     Raises:
         StoreError: the tables cannot be read.
     """
-    reader = _Reader(run, frame_set, fingerprints, shape, frames_per_batch, allocate, prepare)
+    reader = _Reader(run, frame_set, fingerprints, shape, frames_per_batch, allocate or _in_memory, prepare or _as_it_is)
     with (
         ThreadPoolExecutor(cpu_count(), thread_name_prefix="decode-frames") as threads,
         closing(_ahead(reader.filled(video_ids, threads), batches_ahead)) as batches,
     ):
         yield from batches
+
+
+def _in_memory(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
+def _as_it_is(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return frames
 
 
 class _Reader:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from curation_assets.models import registry
-from curation_assets.models.devices import choose_device
 from curation_assets.models.download import download_weights
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.weights import WeightsError, WeightsSpec, as_specs, check_weights, find_problems, repo_folder, snapshot_folder
@@ -152,7 +151,7 @@ def missing_packages() -> list[str]:
 
 
 def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collection[tuple[str, ...]]) -> None:
-    """Check that the selected models can run: their packages are installed, and their weights are there and as published.
+    """Check that the selected models can run: packages are installed, weights are there and as published, and a GPU is where one is demanded.
 
     Args:
         all_settings: of every source of the run.
@@ -161,31 +160,32 @@ def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collec
     Raises:
         SettingsError: they are not; says what is wrong and the command that mends it.
     """
-    needed: set[tuple[str, str, str | None]] = set()  # what asks for it in the settings, the model, the cache
+    needed: set[tuple[str, str, str | None, str]] = set()  # the settings that ask for it, the model, the cache, the device
     for settings in all_settings:
         cache_dir = settings.models.cache_dir
         for name in settings.embeddings.models:
             spec = registry.spec(name)
             if spec.weights and tuple(embeddings_table(name, spec.dim).asset_key) in selected:
-                needed.add(("embeddings.models", name, cache_dir))
+                needed.add(("embeddings", name, cache_dir, settings.embeddings.device))
         for name in settings.clip_scores.scorers:
             if name in registry.SCORERS and tuple(SCORER_TABLES[name].asset_key) in selected:
-                needed.add(("clip_scores.scorers", name, cache_dir))
-    for where, name, cache_dir in sorted(needed, key=str):
+                needed.add(("clip_scores.aesthetic", name, cache_dir, settings.clip_scores.aesthetic.device))
+    for where, name, cache_dir, device in sorted(needed, key=str):
         if missing := missing_packages():
-            raise SettingsError(f"{where}: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'")
+            what = "embeddings.models" if where == "embeddings" else "clip_scores.scorers"
+            raise SettingsError(f"{what}: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'")
+        _check_device(where, name, device)
         try:
             check_weights(as_specs(registry.any_spec(name).weights), model=name, cache_dir=cache_dir)
         except WeightsError as error:
             raise SettingsError(str(error)) from error
-    if any(where == "clip_scores.scorers" for where, *_ in needed):
-        _check_devices({settings.clip_scores.aesthetic.device for settings in all_settings})
 
 
-def _check_devices(devices: Collection[str]) -> None:
-    """Refuse a GPU that is demanded and not there; torch is imported only where one is."""
-    if "cuda" in devices:
+def _check_device(where: str, name: str, device: str) -> None:
+    from curation_assets.models.devices import choose_device
+
+    if device == "cuda":  # only then is torch worth its seconds
         try:
-            choose_device("cuda")
+            choose_device(device)
         except ValueError as error:
-            raise SettingsError(f"clip_scores.aesthetic: {error}") from error
+            raise SettingsError(f"{where}.device, for {name}: {error}") from error

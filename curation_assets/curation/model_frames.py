@@ -11,26 +11,27 @@ from curation_assets.settings import FrameSet, ProcessingSettings
 def frame_sets(settings: ProcessingSettings) -> dict[str, FrameSet]:
     """List the frame sets by name: those of the settings, then those that are added for models of other sizes."""
     sets = dict(settings.frame_sets.sets)
+    specs = [registry.spec(model) for model in settings.embeddings.models]
+    samples_again = settings.embeddings.too_few_frames == "re_extract"
+    least: dict[str, int] = {}  # models of one shape share a set
+    for model, spec in zip(settings.embeddings.models, specs, strict=True):
+        name = frame_set_of(settings, model)
+        least[name] = max(least.get(name, 1), spec.frames)
+        if name not in settings.frame_sets.sets and settings.embeddings.frame_set is None:
+            sets[name] = FrameSet(
+                purpose="embeddings", target_fps=settings.embeddings.target_fps, target_res=(spec.height_px, spec.width_px), fit=spec.resize
+            )
     for scorer in _model_scorers(settings):
         if _configured(settings, scorer) is None:
             # swscale's bicubic is nearer to the scaling that the model was trained with than its scaling by area
             sets[_name(scorer)] = FrameSet(
                 purpose="aesthetics", target_res=(scorer.height_px, scorer.width_px), fit=scorer.resize, scaling="bicubic", quality=95
             )
-    if settings.embeddings.frame_set is not None:
-        return sets
-    least: dict[str, int] = {}  # models of one shape share a set
-    for spec in map(registry.spec, settings.embeddings.models):
-        if _configured(settings, spec) is None:
-            name = _name(spec)
-            least[name] = max(least.get(name, 1), spec.frames)
-            sets[name] = FrameSet(
-                purpose="embeddings",
-                target_fps=settings.embeddings.target_fps,
-                target_res=(spec.height_px, spec.width_px),
-                fit=spec.resize,
-                min_frames=least[name],
-            )
+    for name, item in sets.items():
+        if item.min_frames is None and (name in least or item.purpose == "embeddings"):
+            # a set that the settings name serves other models too, later: the purpose's own number is the least
+            own = item.least_frames if name in settings.frame_sets.sets else 1
+            sets[name] = item.model_copy(update={"min_frames": max(own, least.get(name, 1)) if samples_again else 1})
     return sets
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from curation_assets.curation.embeddings import DeviceError, describe_waiting
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.frame_batches import FrameBatch, FrameShape, read_frame_batches
 from curation_assets.curation.frame_sets import expected_frames
@@ -16,6 +17,7 @@ from curation_assets.engine.local import Done
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.schemas.table import TableSpec
+from curation_assets.settings import SettingsError
 
 
 def stored_frames_ready(run: SourceRun, frame_set: str) -> tuple[dict[str, list[str | None]], set[str]]:
@@ -81,16 +83,19 @@ def update_from_frames(
             batches = read_frame_batches(
                 run, frame_set, fingerprints=fingerprints, video_ids=video_ids(), shape=shape, frames_per_batch=lambda: frames_per_batch
             )
-            with closing(batches):
-                for batch in batches:
-                    for row in to_rows(batch):
-                        rows[row.pop("video_id")].append(row)
-                    for identity in batch.complete:
-                        piece, found = by_video.pop(identity), rows.pop(identity)
-                        if identity in batch.changed:
-                            run.log(f"{run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
-                        else:
-                            yield Done(piece, Result(rows={table.asset: found}))
+            try:
+                with closing(batches):
+                    for batch in batches:
+                        for row in to_rows(batch):
+                            rows[row.pop("video_id")].append(row)
+                        for identity in batch.complete:
+                            piece, found = by_video.pop(identity), rows.pop(identity)
+                            if identity in batch.changed:
+                                run.log(f"{run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
+                            else:
+                                yield Done(piece, Result(rows={table.asset: found}))
+            except (DeviceError, SettingsError) as error:  # what is complete is committed before the run ends with it
+                yield Done(next(iter(by_video.values())), Result(error=error))
 
         report = run_stage(
             plans,
@@ -103,6 +108,8 @@ def update_from_frames(
         run.table(table).delete_videos(gone)
         report.num_removed = len(gone)
         report.num_unchanged = len(expected.fingerprints) - len(work)
+    if waiting := describe_waiting(run, expected):
+        run.log(f"{run.source}: {table.asset}: {waiting}")
     return report
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curation_assets.models.batching import embed_clips
+from curation_assets.models.batching import ClipRunner
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.image_text import CLIP_MEAN, CLIP_STD
 from curation_assets.models.pretrained import check_size, load_pretrained
@@ -67,7 +67,8 @@ class AestheticScorer:
         weights: as for `find_weights`.
         device: `auto`, `cuda` or `cpu`.
         dtype: what the tower computes in; `auto` is float32. The head is float64.
-        batch_size: most frames per call on a GPU; on the CPU it is one, so that a frame's score depends on it alone.
+        batch_size: most frames per call on a GPU, fewer when its memory does not hold so many; on the CPU it is one, so that a frame's score depends on it
+            alone.
 
     Raises:
         WeightsError: files are missing, damaged or of another model.
@@ -82,7 +83,6 @@ class AestheticScorer:
 
         self._device = choose_device(device)
         self._dtype = choose_dtype("float32" if dtype == "auto" else dtype, self._device)
-        self._batch_size = batch_size
         tower, head = _folders(weights)
         self._weight, self._bias = load_head(head / "model.safetensors")
         self._model: Any = load_pretrained(
@@ -92,6 +92,7 @@ class AestheticScorer:
         check_size(SPEC.name, tower, dim=(config.projection_dim, DIM), image_size=(config.image_size, SPEC.height_px))
         # pixel / 255, less the mean, over the deviation: one factor and one term
         std = torch.tensor(CLIP_STD, device=self._device)
+        self.frames = ClipRunner(self._features, device=self._device, dim=DIM, at_once_on_gpu=batch_size)
         self._scale = (1 / (255 * std)).reshape(3, 1, 1)
         self._shift = (torch.tensor(CLIP_MEAN, device=self._device) / std).reshape(3, 1, 1)
 
@@ -109,7 +110,7 @@ class AestheticScorer:
             ValueError: the shape does not fit the spec.
         """
         SPEC.check_frames(frames)
-        vectors = embed_clips(frames[:, None], device=self._device, dim=DIM, forward=self._features, at_once_on_gpu=self._batch_size)
+        vectors = self.frames(frames[:, None])
         return (vectors.astype(np.float64) @ self._weight + self._bias).astype(np.float32)
 
     def _features(self, frames: torch.Tensor) -> torch.Tensor:

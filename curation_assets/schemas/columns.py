@@ -152,6 +152,12 @@ def embedding_column(dim: int) -> Column:
     return Column("embedding", pa.list_(pa.float32(), dim), "Unit-length vector; NULL unless the outcome is ok or truncated.")
 
 
+TEXT_SCORES = Column(
+    "text_scores",
+    pa.list_(pa.struct([pa.field("text", STRING), pa.field("score", pa.float32())])),
+    "Texts of embeddings.texts_to_verify, each with its share of the softmax of 100 times the cosines; NULL where none are given or the model has no texts.",
+)
+
 # duplicates
 KEPT_ID = Column(
     "kept_id", STRING, "The kept clip that this one is a near-duplicate of: the most similar of those that rank before it.", nullable=False

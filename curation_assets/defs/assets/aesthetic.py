@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from curation_assets.curation.aesthetic import CODE_VERSION, update_aesthetic
-from curation_assets.curation.checks import referential_integrity
+from curation_assets.curation.checks import frames_ready, referential_integrity
 from curation_assets.curation.looks import look_at_aesthetic
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
 from curation_assets.defs.resources import CurationResource
@@ -15,7 +15,7 @@ from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
 from curation_assets.schemas.frame_sets import FRAME_SETS
 
 STAGE = CurationStage(
-    tables=(Table(CLIP_SCORES_AESTHETIC, f"{CODE_VERSION}-{SPEC.revision}", look_at_aesthetic, (referential_integrity,)),),
+    tables=(Table(CLIP_SCORES_AESTHETIC, f"{CODE_VERSION}-{SPEC.revision}", look_at_aesthetic, (referential_integrity, frames_ready)),),
     update=lambda run, _: update_aesthetic(run),
 )
 
@@ -30,7 +30,7 @@ def build_aesthetic() -> dg.AssetsDefinition:
         kinds={"lance", "pytorch"},
         deps=[FRAME_SETS.asset_key],
     )
-    checks = check_specs(CLIP_SCORES_AESTHETIC, ["failure_rate", "referential_integrity", "source_readable"])
+    checks = check_specs(CLIP_SCORES_AESTHETIC, ["failure_rate", "referential_integrity", "frames_ready", "source_readable"])
 
     @dg.multi_asset(name="clip_scores_aesthetic", specs=[spec], check_specs=checks, backfill_policy=backfill_policy)
     def clip_scores_aesthetic(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
