@@ -219,7 +219,7 @@ class _Embedding:
                 yield batch, vectors
 
     def _named(self, error: RuntimeError) -> Exception:
-        if self._model.gpu is None:
+        if not self._spec.weights:
             return error
         import torch
 
