@@ -12,7 +12,7 @@ from curation_assets.curation.expected import Expected
 from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.select import judging_tables, reject_reason_sql
 from curation_assets.curation.warehouse import SourceRun
-from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, SCORER_TABLES
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.table import TableSpec
 
@@ -82,13 +82,20 @@ def _connected(run: SourceRun, without: TableSpec | None) -> Iterator[Any]:
 
     thresholds = run.settings.clip_scores.thresholds
     warehouse = run.warehouse
-    specs = [CLIPS, *SCORER_TABLES.values(), *([without] if without is not None else [])]
+    judging = judging_tables(thresholds)
+    # the view has the first one's name; a table that judges nothing would only cost its join
+    specs = [
+        CLIPS,
+        CLIP_SCORES_PIXELS,
+        *(spec for spec in judging if spec is not CLIP_SCORES_PIXELS),
+        *([without] if without is not None else []),
+    ]
     with connect(
         warehouse.layout,
         specs,
         [run.source],
         storage_options=warehouse.storage_options,
         reject_sql={run.source: reject_reason_sql(thresholds)},
-        judged_by={run.source: judging_tables(thresholds)},
+        judged_by={run.source: judging},
     ) as connection:
         yield connection

@@ -170,7 +170,10 @@ class SqlConnection:
         """
         scorers = list(SCORER_TABLES.values())
         tables = {spec.asset: f"_{spec.asset.replace('/', '_')}_table" for spec in scorers}
-        found = [spec for spec in scorers if self._register(tables[spec.asset], spec)] or scorers[:1]
+        found = [spec for spec in scorers if spec.view in self._specs and self._register(tables[spec.asset], spec)]
+        if not found:  # no rows, of the columns that there would be
+            found = scorers[:1]
+            self._register(tables[found[0].asset], found[0])
         selects = []
         for first, spec in enumerate(found):
             columns = ["t0.source", "t0.video_id", "t0.clip_id", "t0.video_etag"]
@@ -221,7 +224,7 @@ def connect(
 
     Args:
         layout: of the warehouse.
-        specs: tables; each view's name is its spec's. `clip_scores` has the scores of every scorer.
+        specs: tables; each view's name is its spec's. `clip_scores` has the scores of those scorers whose tables are among them, and NULL for the others.
         sources: partitions, which may or may not have each table.
         storage_options: as for `open_store`.
         reject_sql: per value of the column `source`, an SQL expression over the score columns that gives a reason code, or NULL for kept.

@@ -27,6 +27,7 @@ from curation_assets_tests.storage.rows import NOW, header, items, to_table, vid
 
 EMBEDDINGS = embeddings_table("finger-print", 4)
 SPECS = [RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS, EMBEDDINGS]
+WITH_AESTHETIC = [*SPECS, CLIP_SCORES_AESTHETIC]
 
 
 def table_of(root: Root, spec: TableSpec, source: str) -> VideoTable:
@@ -204,14 +205,16 @@ def test_scores_apply_each_sources_thresholds(local_root: Root):
         assert rows_of(connection, "SELECT count(*) FROM clip_scores WHERE kept AND source = 'free'") == [(3,)]
         assert connection.sql("SELECT * FROM clip_scores").columns == list(CLIP_SCORES_PIXELS.view_columns)
     write(local_root, CLIP_SCORES_AESTHETIC, "two", 2, [item(vid(2), i, aesthetic_score=3.0 + i) for i in range(2)])
-    with connect(layout, SPECS, sources, reject_sql=reject_sql) as connection:
+    with connect(layout, WITH_AESTHETIC, sources, reject_sql=reject_sql) as connection:
         assert rows_of(connection, query)[3:] == [
             ("two", 0.0, 3.0, False, "ugly"),
             ("two", 0.1, 4.0, True, None),
             ("two", 0.2, None, True, None),
         ]
+    with connect(layout, SPECS, sources, reject_sql=reject_sql) as connection:  # of whose tables that one is none
+        assert rows_of(connection, query)[3] == ("two", 0.0, None, True, None)
     judged_by = {"one": [CLIP_SCORES_PIXELS], "two": [CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS]}
-    with connect(layout, SPECS, sources, reject_sql=reject_sql, judged_by=judged_by) as connection:
+    with connect(layout, WITH_AESTHETIC, sources, reject_sql=reject_sql, judged_by=judged_by) as connection:
         assert rows_of(connection, query) == [
             ("one", 0.0, None, False, "still"), ("one", 0.1, None, True, None), ("one", 0.2, None, True, None),
             ("two", 0.0, 3.0, False, "ugly"), ("two", 0.1, 4.0, True, None), ("two", 0.2, None, None, "not_scored"),
@@ -233,7 +236,7 @@ def test_scores_are_joined_whichever_scorer_has_them(local_root: Root):
     query = (
         f"SELECT video_id, motion_mean, aesthetic_score, kept FROM clip_scores ORDER BY video_id = '{vid(2)}', 2 NULLS LAST, 3 NULLS LAST"
     )
-    with connect(Layout(local_root.uri), SPECS, ["one"]) as connection:
+    with connect(Layout(local_root.uri), WITH_AESTHETIC, ["one"]) as connection:
         assert rows_of(connection, query) == [
             (vid(1), 0.0, None, True), (vid(1), 0.1, 5.0, True), (vid(1), None, 6.0, True),
             (vid(2), 0.5, 9.0, True), (vid(2), 0.5, None, True),
@@ -243,7 +246,7 @@ def test_scores_are_joined_whichever_scorer_has_them(local_root: Root):
         )
         assert scored == [(["clip_scores/aesthetic"],), (["clip_scores/pixels"],), (["clip_scores/pixels", "clip_scores/aesthetic"],)]
     local_root.store().delete_prefix("tables/clip_scores/pixels")
-    with connect(Layout(local_root.uri), SPECS, ["one"]) as connection:
+    with connect(Layout(local_root.uri), WITH_AESTHETIC, ["one"]) as connection:
         assert rows_of(connection, "SELECT motion_mean, aesthetic_score, kept FROM clip_scores ORDER BY 2") == [
             (None, score, True) for score in (5.0, 6.0, 9.0, 9.0)
         ]
