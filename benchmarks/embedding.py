@@ -4,7 +4,7 @@ Both sides use one loaded model and one batch size. The stage reads JPEG frames 
 commits them; the loop calls the model and no more: its batches, and on a GPU their copies there, exist before the clock starts. Weights are random, in files of the
 published format; neither speed nor memory depends on their values. Loading and the trial of batch sizes are left out on both sides.
 
-On a GPU the networks have their full size. `--tiny` is siglip2 with 4 layers in place of 12 and patches of 32 pixels, for the CPU: a clip still costs it some
+On a GPU the networks have their full size. `--tiny` is siglip2 with 1 layer in place of 12 and patches of 32 pixels, for the CPU: a clip still costs it some
 twenty times the decoding of its 8 JPEGs, so that the share that reading takes shows and does not rule. With both on the same cores, decoding is not free there.
 
     python benchmarks/embedding.py --inputs FOLDER --tiny [--output benchmarks/results/embedding.json]
@@ -29,11 +29,10 @@ from typing import Any
 import numpy as np
 from common import make_inputs, write_report
 
-from curation_assets.cli.base import source_run
+from curation_assets.cli.base import source_records, source_run
 from curation_assets.configuration import load_config
 from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.curation.loaded_models import LoadedModel, load_model
-from curation_assets.curation.sources import source_records
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.models import image_text, internvideo2, internvideo2_weights
 from curation_assets.models.embedder import EmbedderSpec
@@ -53,7 +52,7 @@ def write_siglip2(folder: Path, *, is_tiny: bool) -> list[WeightsSpec]:
     from transformers import SiglipConfig, SiglipModel
 
     vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
-    layers, patch, width = (4, 32, 1536) if is_tiny else (12, 16, 3072)
+    layers, patch, width = (1, 32, 1536) if is_tiny else (12, 16, 3072)
     inner = {"num_hidden_layers": layers, "num_attention_heads": 12, "intermediate_size": width, "hidden_size": 768}
     text = {**inner, "num_hidden_layers": 1, "vocab_size": len(vocabulary), "max_position_embeddings": 64, "projection_size": 768}
     SiglipModel(SiglipConfig(text_config=text, vision_config={**inner, "image_size": 224, "patch_size": patch})).save_pretrained(folder)
