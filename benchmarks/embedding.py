@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import cpu_seconds, make_inputs, write_report
+from common import make_inputs, write_report
 
 from curation_assets.cli.base import source_records, source_run
 from curation_assets.configuration import load_config
@@ -215,14 +215,9 @@ def main() -> None:
             table = embeddings_table(spec.name, spec.dim)
             num_clips = run.read(table, ["clip_id"], where="scope = 'clip' AND outcome = 'ok'").num_rows
             seconds: dict[str, list[float]] = {"stage": [], "loop": []}
-            cpu: dict[str, float] = {"stage": 0.0, "loop": 0.0}
             for _ in range(arguments.repeats):  # in turn, so that a change of the machine's speed meets both
-                start_s = cpu_seconds()
                 seconds["loop"].append(bare_loop(model, spec, num_clips=num_clips, size=size))
-                cpu["loop"] += cpu_seconds() - start_s
-                start_s = cpu_seconds()
                 seconds["stage"].append(stage(run, spec))
-                cpu["stage"] += cpu_seconds() - start_s
             rates = {name: num_clips / statistics.median(values) for name, values in seconds.items()}
             measured: dict[str, Any] = {
                 "model": f"{spec.name}{', tiny' if arguments.tiny else ''}, random weights",
@@ -234,7 +229,6 @@ def main() -> None:
                 "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
                 "loop_clips_per_s": round(rates["loop"], 2),
                 "stage_clips_per_s": round(rates["stage"], 2),
-                "cpu_s": {name: round(value, 2) for name, value in cpu.items()},
                 "stage_share_of_loop": round(rates["stage"] / rates["loop"], 3),
                 "stage_share_of_loop_in_the_best_runs": round(min(seconds["loop"]) / min(seconds["stage"]), 3),
                 **(on_a_gpu(model, spec, rate=rates["stage"]) if model.gpu else {}),
