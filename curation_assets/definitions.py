@@ -12,6 +12,7 @@ import dagster as dg
 from curation_assets.configuration import find_config, load_config, without_project_settings
 from curation_assets.curation.splitters import check_all_packages
 from curation_assets.curation.warehouse import corpus_specs, deciding_model, table_specs
+from curation_assets.defs.assets.aesthetic import build_aesthetic
 from curation_assets.defs.assets.clips import clips
 from curation_assets.defs.assets.curated_clips import build_curated_clips
 from curation_assets.defs.assets.curation_status import curation_status
@@ -41,6 +42,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             raw_videos,
             clips,
             build_frame_sets(list(config.clip_scores.scorers)),
+            *([build_aesthetic()] if "aesthetic" in config.clip_scores.scorers else []),
             *(build_embeddings(model) for model in config.embeddings.models),
             *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
             *(build_previews(name, config) for name in config.previews),

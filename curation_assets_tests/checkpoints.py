@@ -160,6 +160,28 @@ def write_pe_video(folder: Path) -> Path:
     return folder
 
 
+def write_aesthetic(folder: Path, *, seed: int = 3) -> Path:
+    """Write the two repositories of the scorer aesthetic beside each other: a whole CLIP model, text tower and all, and the head at its published size."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import CLIPConfig, CLIPModel
+
+    inner = {"intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**inner, "hidden_size": 32, "vocab_size": 64, "max_position_embeddings": 16, "projection_dim": 768}
+    vision = {**inner, "hidden_size": 48, "image_size": 224, "patch_size": 56, "projection_dim": 768}
+    tower = folder / "clip-vit-large-patch14"
+    save(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)), tower, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for layer, (width, wider) in {0: (1024, 768), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}.items():
+        state[f"layers.{layer}.weight"] = torch.randn(width, wider, generator=generator) * 2 / wider**0.5
+        state[f"layers.{layer}.bias"] = torch.randn(width, generator=generator) * 0.1 + (layer == 7) * 5
+    head = folder / "sac-logos-ava1-l14-linearMSE"
+    head.mkdir(parents=True)
+    save_file(state, head / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "clip-vit-b32": write_clip,
     "siglip2": write_siglip2,

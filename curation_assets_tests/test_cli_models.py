@@ -148,3 +148,25 @@ def test_a_run_names_missing_weights_before_any_work_and_then_uses_them(call: Ca
     rows = json.loads(out)
     assert sorted(item["scope"] for item in rows) == ["clip", "clip", "video"]
     assert all(item["outcome"] == "ok" and item["norm"] == pytest.approx(1, abs=1e-5) for item in rows)
+
+
+def test_scorers_are_listed_beside_the_models_and_named_when_missing(call: Call, place: Path) -> None:  # noqa: F811
+    (place / "curation.yaml").write_text(f"models: {{cache_dir: {place}/cache}}\nclip_scores: {{scorers: [pixels, aesthetic]}}\n")
+    found = row(call, "aesthetic")
+    assert (found["kind"], found["dim"], found["frames"], found["has_text"], found["state"]) == ("scorer", None, 1, False, "missing")
+    repositories = [repository["repo"] for repository in found["repositories"]]  # type: ignore[attr-defined]
+    assert repositories == ["openai/clip-vit-large-patch14", "ttj/sac-logos-ava1-l14-linearMSE"]
+    assert row(call, "siglip2")["kind"] == "embedder"
+    assert "score" in call("models", "list")[1]
+    code, out, _ = call("models", "verify", "aesthetic")
+    assert code == 1
+    assert "mend it: curation-assets models download aesthetic" in out
+    (place / "videos").mkdir()
+    makevideo.make_cuts(place / "videos" / "cuts.mp4", seconds=2, scenes=2)
+    code, _, err = call("run", "--source", "mine=videos", "--set", "engine.workers=0")
+    assert code == 2
+    assert err.strip().endswith("mend it: curation-assets models download aesthetic")
+    assert not (place / "warehouse" / "tables").exists()
+    code, _, err = call("run", "--set", "embeddings.models=[aesthetic]", "--set", "clip_scores.scorers=[pixels]")
+    assert code == 2
+    assert "no model is named 'aesthetic'" in err

@@ -74,7 +74,7 @@ def test_assignments():
         ({"clips": {"splitter": {"clip_len_s": 1}}}, "min_clip_len_s 2.0 is above clip_len_s 1.0"),
         ({"clips": {"on_truncated": "drop"}}, "clips.on_truncated: .*'keep' or 'refuse'"),
         ({"embeddings": {"frame_set": "none"}}, r"frame_sets.sets has \['embeddings'\]"),
-        ({"frame_sets": {"sets": {"embeddings": {"scope": "video"}}}}, "has scope 'video'"),
+        ({"embeddings": {"frame_set": "embeddings"}, "frame_sets": {"sets": {"embeddings": {"scope": "video"}}}}, "has scope 'video'"),
         ({"frame_sets": {"sets": {"A b": {}}}}, "frame set name 'A b'"),
         ({"storage_options": {"aws_secret_access_key": "x"}}, "credentials come from the environment"),
         ({"sources": {"a": {"uri": "x", "storage_options": {"token": "x"}}}}, "credentials come from the environment"),

@@ -19,7 +19,7 @@ _STYLES = {"ready": "green", "no weights needed": "green", "missing": "yellow", 
 
 @cli.group()
 def models() -> None:
-    """List embedding models; fetch and check their weights."""
+    """List embedding models and scorers; fetch and check their weights."""
 
 
 def _rows(config: Config, names: tuple[str, ...]) -> list[ModelRow]:
@@ -41,7 +41,7 @@ def models_list(context: click.Context, as_json: bool) -> None:
     for row in rows:
         table.add_row(
             row.name,
-            str(row.dim),
+            "score" if row.dim is None else str(row.dim),
             f"{row.frames} x {row.height_px} x {row.width_px}",
             "yes" if row.has_text else "",
             _size(row),

@@ -147,10 +147,19 @@ def why(context: click.Context, clip_id: str, as_json: bool) -> None:
     if scores is None:
         out.print("  kept    not judged: there are no scores for it yet")
     else:
-        verdict = "yes, it passes every threshold" if scores["kept"] else f"no: {scores['reject_reason']}"
-        out.print(f"  kept    {verdict}")
+        verdict = {
+            True: "yes, it passes every threshold",
+            False: f"no: {scores['reject_reason']}",
+            None: "not judged: scores are still to come",
+        }
+        out.print(f"  kept    {verdict[scores['kept']]}")
         values = {name: value for name, value in scores.items() if isinstance(value, float)}
         out.print("  scores  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    if (item := story["aesthetic"]) and (item["outcome"] != "ok" or scores is None):
+        out.print(
+            f"  scores  aesthetic: {item['num_frames']} frames, {item['outcome']}{' (' + item['detail'] + ')' if item['detail'] else ''}",
+            markup=False,
+        )
     for item in story["frame_sets"]:
         fps = "" if item["fps"] is None else f" at {item['fps']:g} fps"
         detail = f" ({item['detail']})" if item["detail"] else ""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.embeddings import describe_waiting
 from curation_assets.curation.media_files import media_sizes
 from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
@@ -66,6 +67,16 @@ def referential_integrity(run: SourceRun, spec: TableSpec) -> CheckOutcome:
         orphans += _num_missing(pc.unique(found), clips)
     return CheckOutcome(
         "referential_integrity", not orphans, f"{orphans} rows point at a video or clip that does not exist", {"num_orphans": orphans}
+    )
+
+
+def frames_ready(run: SourceRun, spec: TableSpec) -> CheckOutcome:
+    """Warn when videos wait for their frames: they were left out of the run. Under a limit they are meant to."""
+    expected = expected_for(run, spec)
+    waiting = describe_waiting(run, expected) if expected is not None and run.limit is None else None
+    num_waiting = len(expected.blocked) if expected is not None else 0
+    return CheckOutcome(
+        "frames_ready", waiting is None, waiting or "no video waits for its frames", {"num_waiting": num_waiting}, is_warning=True
     )
 
 

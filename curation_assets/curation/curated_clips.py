@@ -12,7 +12,7 @@ from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.model_frames import deciding_frame_set
 from curation_assets.curation.select import reject_reasons_sql
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import NOT_SCORED, SCORED_BY, SCORER_TABLES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.curated_clips import CURATED_CLIPS, SCORES
 from curation_assets.schemas.duplicates import duplicates_table
@@ -25,11 +25,10 @@ from curation_assets.settings import ProcessingSettings
 
 CODE_VERSION = "1"
 DUPLICATE = "duplicate"
-NOT_SCORED = "not_scored"  # the scores are still to come
 NOT_TRANSCODED = "not_transcoded"  # the file is
 _ROWS_PER_BATCH = 65536
 _NO_TRANSCODES = "(SELECT NULL::VARCHAR AS source, NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri, NULL::VARCHAR AS outcome, NULL::VARCHAR AS video_etag WHERE false)"
-_READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS, TRANSCODED_CLIPS)]
+_READ = [spec.asset for spec in (RAW_VIDEOS, CLIPS, FRAME_SETS, *SCORER_TABLES.values(), TRANSCODED_CLIPS)]
 
 
 def update_curated_clips(run: CorpusRun, *, tables: Sequence[TableSpec], model: str | None) -> CorpusReport:
@@ -72,7 +71,8 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
     duplicates = (
         "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS kept_id WHERE false)" if model is None else duplicates_table(model).view
     )
-    not_scored = f"CASE WHEN s.clip_id IS NULL THEN '{NOT_SCORED}' END" if CLIP_SCORES_PIXELS in tables else "NULL"
+    scorers = ", ".join(f"'{spec.asset}'" for spec in SCORER_TABLES.values() if spec in tables)
+    not_scored = f"CASE WHEN NOT list_has_all(coalesce(s.{SCORED_BY}, []), [{scorers}]) THEN '{NOT_SCORED}' END" if scorers else "NULL"
     frame_set = (deciding_frame_set(run.config, model) or "").replace("'", "''")
     transcodes, has_files = _NO_TRANSCODES, TRANSCODED_CLIPS in tables
     if has_files:
@@ -96,7 +96,7 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
                 ) AS reject_reasons
             FROM _clips_rows c
             LEFT JOIN raw_videos v ON v.source = c.source AND v.video_id = c.video_id
-            LEFT JOIN (SELECT s.*, r.video_etag FROM clip_scores s JOIN _clip_scores_rows r USING (source, clip_id)) s
+            LEFT JOIN _clip_scores_rows s
                 ON s.source = c.source AND s.clip_id = c.clip_id AND {same_video("s")}
             LEFT JOIN (SELECT source, clip_id, outcome, video_etag FROM _frame_sets_rows WHERE name = '{frame_set}' AND clip_id IS NOT NULL) f
                 ON f.source = c.source AND f.clip_id = c.clip_id AND {same_video("f")}

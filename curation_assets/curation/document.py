@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from curation_assets.models import registry
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS, SCORER_TABLES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.columns import BOOKKEEPING, KEPT, REJECT_REASON, Column
 from curation_assets.schemas.curated_clips import CURATED_CLIPS
@@ -33,7 +33,7 @@ def render() -> str:
         RAW_VIDEOS,
         CLIPS,
         FRAME_SETS,
-        CLIP_SCORES_PIXELS,
+        *SCORER_TABLES.values(),
         *(embeddings_table(name, registry.spec(name).dim) for name in registry.names()),
         TRANSCODED_CLIPS,
         previews_table("240p"),
@@ -59,7 +59,7 @@ def render() -> str:
         if spec is CLIP_SCORES_PIXELS:
             lines += [
                 "",
-                "The view adds, from the thresholds in the settings at the time of the query:",
+                "The view adds the scores of the other scorers, NULL where they have not run, and, from the thresholds in the settings at the time of the query:",
                 "",
                 *_table((KEPT, REJECT_REASON), shown=()),
             ]

@@ -16,16 +16,15 @@ from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
 from curation_assets.curation.curated_clips import same_video
 from curation_assets.curation.dedup import NO_NEIGHBOUR, Floats, Indices, cluster_vectors, find_duplicates, rank_by_centroid
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.select import reject_reason_sql
+from curation_assets.curation.select import judging_tables, reject_reason_sql
 from curation_assets.models import registry
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import SCORER_TABLES, score_names
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.outcomes import OutcomeClass, codes
 from curation_assets.schemas.ranks import RANK_COLUMNS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
-from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import DedupSettings
 
@@ -70,14 +69,16 @@ def duplicates_fingerprint(run: CorpusRun, model: str) -> str:
     versions = [run.data_versions(table) for table in (CLIPS, embeddings_table(model, registry.spec(model).dim))]
     thresholds = {name: reject_reason_sql(own.clip_scores.thresholds) for name, (_, own) in run.sources.items()}
     # what judges and ranks clips matters only where it is read
-    others: list[Any] = []
-    if any(own.clip_scores.thresholds.model_dump(exclude_none=True) for _, own in run.sources.values()) or _reads(
-        CLIP_SCORES_PIXELS, ranks
-    ):
-        others.append(run.data_versions(CLIP_SCORES_PIXELS))
+    judging = [spec for _, own in run.sources.values() for spec in judging_tables(own.clip_scores.thresholds)]
+    others: list[Any] = [
+        run.data_versions(spec)
+        for spec in SCORER_TABLES.values()
+        if spec in judging or {*score_names(spec)} & {rank.removeprefix("-") for rank in ranks}
+    ]
     if run.config.transcoded_clips.enabled:
         others.append(_failed_transcodes(run))
-    others += [run.data_versions(table) for table in (RAW_VIDEOS,) if _reads(table, ranks)]
+    if any(rank.removeprefix("-") in {*RAW_VIDEOS.view_columns, "num_pixels"} for rank in ranks):
+        others.append(run.data_versions(RAW_VIDEOS))
     return fingerprint("duplicates", CODE_VERSION, model, duplicate_eps(run, model), tree, versions, thresholds, others)
 
 
@@ -86,10 +87,6 @@ def _failed_transcodes(run: CorpusRun) -> str:
     with run.connect() as connection:
         ids = f"SELECT md5(string_agg(clip_id, ',' ORDER BY clip_id)) FROM {TRANSCODED_CLIPS.view} WHERE outcome NOT IN ({_USABLE})"
         return str(connection.execute(ids).fetchall()[0][0])
-
-
-def _reads(table: TableSpec, ranks: list[str]) -> bool:
-    return any(rank.removeprefix("-") in {*table.view_columns, *(["num_pixels"] if table is RAW_VIDEOS else [])} for rank in ranks)
 
 
 def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
@@ -108,7 +105,7 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
     query = f"""
         SELECT e.clip_id FROM _{view}_rows e JOIN raw_videos v USING (source, video_id)
         JOIN _clips_rows c ON c.source = e.source AND c.clip_id = e.clip_id AND {same_video("e")}
-        LEFT JOIN (SELECT s.*, r.video_etag FROM clip_scores s JOIN _clip_scores_rows r USING (source, clip_id)) s
+        LEFT JOIN (SELECT s.*, r.video_etag FROM clip_scores s JOIN _clip_scores_rows r USING (source, video_id, clip_id)) s
             ON s.source = e.source AND s.clip_id = e.clip_id AND {same_video("s")}
         {files}
         WHERE e.scope = 'clip' AND e.outcome IN ({_USABLE}) AND s.kept IS NOT FALSE {has_file}

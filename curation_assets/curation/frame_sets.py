@@ -118,6 +118,7 @@ def frame_set_specs(settings: ProcessingSettings) -> dict[str, FrameSetSpec]:
             target_fps=item.fps,
             target_res=item.target_res,
             fit=item.fit,
+            scaling=item.scaling,
             codec=item.codec,
             quality=item.quality,
             scope=item.scope,

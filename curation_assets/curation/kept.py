@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from curation_assets.curation.aesthetic import expected_aesthetic
 from curation_assets.curation.clips import expected_clips
+from curation_assets.curation.expected import Expected
 from curation_assets.curation.frame_sets import expected_frames
-from curation_assets.curation.select import has_thresholds, reject_reason_sql
+from curation_assets.curation.select import judging_tables, reject_reason_sql
 from curation_assets.curation.warehouse import SourceRun
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.table import TableSpec
 
@@ -32,12 +34,12 @@ def kept_digests(run: SourceRun, *, without: TableSpec | None = None) -> tuple[d
         not up to date.
     """
     ready, waiting = expected_clips(run).usable(run.headers(CLIPS))
-    if _judges(run):
-        scored, unscored = expected_frames(run, CLIP_SCORES_PIXELS).usable(run.headers(CLIP_SCORES_PIXELS))
+    judged = set(ready)
+    for table in judging_tables(run.settings.clip_scores.thresholds):
+        scored, unscored = _expected_scores(run, table).usable(run.headers(table))
         waiting |= unscored
-        judged = scored.keys() - waiting
-    else:
-        judged = ready.keys() - waiting
+        judged &= scored.keys()
+    judged -= waiting
     digests = {identity: NO_CLIPS for identity in ready if identity not in waiting}
     if judged:
         with _connected(run, without) as connection:
@@ -64,22 +66,36 @@ def digest_of(clip_ids: Sequence[str]) -> str:
     return hashlib.md5(",".join(clip_ids).encode(), usedforsecurity=False).hexdigest() if clip_ids else NO_CLIPS
 
 
-def _judges(run: SourceRun) -> bool:
-    settings = run.settings.clip_scores
-    return "pixels" in settings.scorers and has_thresholds(settings.thresholds)
+def _expected_scores(run: SourceRun, table: TableSpec) -> Expected:
+    return expected_aesthetic(run) if table is CLIP_SCORES_AESTHETIC else expected_frames(run, table)
 
 
 def _kept_sql(run: SourceRun, without: TableSpec | None) -> str:
+    judges = judging_tables(run.settings.clip_scores.thresholds)
     left_out = f"clip_id NOT IN (SELECT clip_id FROM {without.view})" if without is not None else "true"
-    return f"(SELECT video_id, clip_id FROM {'clip_scores WHERE kept' if _judges(run) else 'clips WHERE true'} AND {left_out})"
+    return f"(SELECT video_id, clip_id FROM {'clip_scores WHERE kept' if judges else 'clips WHERE true'} AND {left_out})"
 
 
 @contextmanager
 def _connected(run: SourceRun, without: TableSpec | None) -> Iterator[Any]:
     from curation_assets.storage.views import connect  # DuckDB, which the definitions load without
 
-    reject = {run.source: reject_reason_sql(run.settings.clip_scores.thresholds)}
+    thresholds = run.settings.clip_scores.thresholds
     warehouse = run.warehouse
-    specs = [CLIPS, CLIP_SCORES_PIXELS, *([without] if without is not None else [])]
-    with connect(warehouse.layout, specs, [run.source], storage_options=warehouse.storage_options, reject_sql=reject) as connection:
+    judging = judging_tables(thresholds)
+    # the view has the first one's name; a table that judges nothing would only cost its join
+    specs = [
+        CLIPS,
+        CLIP_SCORES_PIXELS,
+        *(spec for spec in judging if spec is not CLIP_SCORES_PIXELS),
+        *([without] if without is not None else []),
+    ]
+    with connect(
+        warehouse.layout,
+        specs,
+        [run.source],
+        storage_options=warehouse.storage_options,
+        reject_sql={run.source: reject_reason_sql(thresholds)},
+        judged_by={run.source: judging},
+    ) as connection:
         yield connection

@@ -23,8 +23,9 @@ from curation_assets.curation.workers import SampleJob, sample_piece
 from curation_assets.engine.local import Done
 from curation_assets.media.images import decode_image
 from curation_assets.media.plan import FrameSetSpec
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS, PIXEL_SCORES
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS, PIXEL_SCORES
 from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.columns import AESTHETIC_SCORE
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import OutcomeClass, codes
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -132,6 +133,26 @@ def look_at_scores(run: SourceRun) -> str | None:
     if not scores.num_rows:
         return None
     return "\n\n".join(histogram(name, scores.column(name).drop_null().to_numpy()) for name in names)
+
+
+def look_at_aesthetic(run: SourceRun) -> str | None:
+    """Draw a histogram of the scores, and show the clips with the lowest and the highest."""
+    name = AESTHETIC_SCORE.name
+    scores = run.read(CLIP_SCORES_AESTHETIC, ["clip_id", name], where=f"{name} IS NOT NULL").sort_by(
+        [(name, "ascending"), ("clip_id", "ascending")]
+    )
+    if not scores.num_rows:
+        return None
+    ends = (
+        scores
+        if scores.num_rows <= _MOST_THUMBS
+        else pa.concat_tables([scores.slice(0, _MOST_THUMBS // 2), scores.slice(scores.num_rows - _MOST_THUMBS // 2)])
+    )
+    pictures = stored_frames(run, ends.column("clip_id").to_pylist())
+    thumbs = [
+        (pictures[row["clip_id"]], f"{row['clip_id'][:8]}  {row[name]:.2f}") for row in ends.to_pylist() if row["clip_id"] in pictures
+    ]
+    return f"{histogram(name, scores.column(name).to_numpy())}\n\n{contact_sheet(thumbs)}"
 
 
 def look_at_embeddings(run: SourceRun, *, spec: TableSpec) -> str | None:

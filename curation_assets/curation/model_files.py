@@ -7,9 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from curation_assets.models import names, registry
+from curation_assets.models import registry
 from curation_assets.models.download import download_weights
+from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.weights import WeightsError, WeightsSpec, as_specs, check_weights, find_problems, repo_folder, snapshot_folder
+from curation_assets.schemas.clip_scores import SCORER_TABLES
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.settings import ModelsSettings, ProcessingSettings, SettingsError
 
@@ -41,13 +43,15 @@ class ModelRow:
     """One model, as `models list` shows it.
 
     Attributes:
+        kind: embedder: gives vectors; scorer: gives a score, which has no `dim`, frame by frame, so that `frames` is 1.
         size_bytes: of all its files of known size, 0 without weights.
         licence: of its weights, of the code without any.
         state: the worst of its files' states.
     """
 
     name: str
-    dim: int
+    kind: Literal["embedder", "scorer"]
+    dim: int | None
     frames: int
     height_px: int
     width_px: int
@@ -70,17 +74,18 @@ def describe_model(name: str, settings: ModelsSettings) -> ModelRow:
         SettingsError: no model has this name, or huggingface_hub is needed to find the cache and not installed.
     """
     try:
-        spec = registry.spec(name)
+        spec = registry.any_spec(name)
         found = [_repository(weights, settings.cache_dir) for weights in as_specs(spec.weights)]
     except ValueError as error:
         raise SettingsError(str(error)) from error
     return ModelRow(
         name=spec.name,
-        dim=spec.dim,
-        frames=spec.frames,
+        kind="embedder" if isinstance(spec, EmbedderSpec) else "scorer",
+        dim=spec.dim if isinstance(spec, EmbedderSpec) else None,
+        frames=spec.frames if isinstance(spec, EmbedderSpec) else 1,
         height_px=spec.height_px,
         width_px=spec.width_px,
-        has_text=spec.has_text,
+        has_text=isinstance(spec, EmbedderSpec) and spec.has_text,
         size_bytes=sum(repository.size_bytes for repository, _ in found),
         licence=", ".join(dict.fromkeys(repository.licence for repository, _ in found)) or spec.licence,
         is_gated=any(repository.is_gated for repository, _ in found),
@@ -120,8 +125,8 @@ def _state(found: Sequence[tuple[Repository, State]]) -> State:
 
 
 def all_names() -> list[str]:
-    """List the registered models, the default one first."""
-    return names()
+    """List the registered models, the default one first, the scorers last."""
+    return registry.names_with_weights()
 
 
 def download_model(name: str, settings: ModelsSettings, *, shows_progress: bool) -> list[str]:
@@ -130,7 +135,7 @@ def download_model(name: str, settings: ModelsSettings, *, shows_progress: bool)
     Raises:
         DownloadError: offline, no access, no connection, or other content than what is pinned.
     """
-    specs = as_specs(registry.spec(name).weights)
+    specs = as_specs(registry.any_spec(name).weights)
     try:
         folders = download_weights(
             specs, model=name, cache_dir=settings.cache_dir, is_offline=settings.offline, shows_progress=shows_progress
@@ -146,7 +151,7 @@ def missing_packages() -> list[str]:
 
 
 def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collection[tuple[str, ...]]) -> None:
-    """Check that the selected models can run: their packages are installed, and their weights are there and as published.
+    """Check that the selected models can run: packages are installed, weights are there and as published, and a GPU is where one is demanded.
 
     Args:
         all_settings: of every source of the run.
@@ -155,20 +160,32 @@ def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collec
     Raises:
         SettingsError: they are not; says what is wrong and the command that mends it.
     """
-    needed = {
-        (name, settings.models.cache_dir)
-        for settings in all_settings
-        for name in settings.embeddings.models
-        if (spec := registry.spec(name)).weights and tuple(embeddings_table(name, spec.dim).asset_key) in selected
-    }
-    for name, cache_dir in sorted(needed, key=str):
+    needed: set[tuple[str, str, str | None, str]] = set()  # the settings that ask for it, the model, the cache, the device
+    for settings in all_settings:
+        cache_dir = settings.models.cache_dir
+        for name in settings.embeddings.models:
+            spec = registry.spec(name)
+            if spec.weights and tuple(embeddings_table(name, spec.dim).asset_key) in selected:
+                needed.add(("embeddings", name, cache_dir, settings.embeddings.device))
+        for name in settings.clip_scores.scorers:
+            if name in registry.SCORERS and tuple(SCORER_TABLES[name].asset_key) in selected:
+                needed.add(("clip_scores.aesthetic", name, cache_dir, settings.clip_scores.aesthetic.device))
+    for where, name, cache_dir, device in sorted(needed, key=str):
         if missing := missing_packages():
-            raise SettingsError(
-                f"embeddings.models: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'"
-            )
-        weights = registry.spec(name).weights
-        assert weights is not None
+            what = "embeddings.models" if where == "embeddings" else "clip_scores.scorers"
+            raise SettingsError(f"{what}: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'")
+        _check_device(where, name, device)
         try:
-            check_weights(weights, model=name, cache_dir=cache_dir)
+            check_weights(as_specs(registry.any_spec(name).weights), model=name, cache_dir=cache_dir)
         except WeightsError as error:
             raise SettingsError(str(error)) from error
+
+
+def _check_device(where: str, name: str, device: str) -> None:
+    from curation_assets.models.devices import choose_device
+
+    if device == "cuda":  # only then is torch worth its seconds
+        try:
+            choose_device(device)
+        except ValueError as error:
+            raise SettingsError(f"{where}.device, for {name}: {error}") from error

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curation_assets.configuration import resolve_settings
-from curation_assets.curation.select import reject_reason_sql
+from curation_assets.curation.select import judging_tables, reject_reason_sql
 from curation_assets.curation.warehouse import Warehouse, corpus_specs, table_specs
 from curation_assets.models import registry
 from curation_assets.schemas import names
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, SCORER_TABLES
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.table import TableSpec
@@ -27,7 +27,7 @@ _CATALOG = re.compile(r"\b(show|information_schema|duckdb_(tables|views|columns)
 def all_specs(config: Config) -> list[TableSpec]:
     """List the tables that may exist: those of the settings, and of every model in the registry."""
     specs = {spec.asset: spec for spec in table_specs(config)}
-    for spec in (CLIP_SCORES_PIXELS, TRANSCODED_CLIPS):
+    for spec in (*SCORER_TABLES.values(), TRANSCODED_CLIPS):
         specs.setdefault(spec.asset, spec)
     for model in registry.names():
         spec = embeddings_table(model, registry.spec(model).dim)
@@ -45,12 +45,13 @@ def connect_config(config: Config, overrides: Mapping[str, Any] | None = None) -
     """Open all sources' tables for SQL, lazily; a run's overrides of the thresholds win over the sources' own."""
     warehouse = Warehouse.of(config)
     names = warehouse.registry.names()
-    rejects = {}
+    rejects, judges = {}, {}
     for name in names:
         settings = resolve_settings(config.processing(), warehouse.registry.get(name).settings, overrides or {}, where=f"source {name!r}")
         rejects[name] = reject_reason_sql(settings.clip_scores.thresholds)
+        judges[name] = judging_tables(settings.clip_scores.thresholds)
     specs = [*all_specs(config), *all_corpus_specs(config)]
-    return views.connect(warehouse.layout, specs, names, storage_options=warehouse.storage_options, reject_sql=rejects)
+    return views.connect(warehouse.layout, specs, names, storage_options=warehouse.storage_options, reject_sql=rejects, judged_by=judges)
 
 
 def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:
@@ -110,7 +111,8 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         clip_id: the clip, or the beginning of its id.
 
     Returns:
-        The clip, its video (None when it has left the source), scores with the verdict, frame sets, embeddings, files, what it duplicates or is kept for, and
+        The clip, its video (None when it has left the source), scores with the verdict, how the scoring of its frames ended (None where it was not tried),
+        frame sets, embeddings, files, what it duplicates or is kept for, and
         whether it is selected; None when there is no such clip.
 
     Raises:
@@ -130,6 +132,8 @@ def clip_story(config: Config, clip_id: str) -> dict[str, Any] | None:
         story["video"] = videos[0] if videos else None
         scores = rows("SELECT * FROM clip_scores WHERE source = ? AND clip_id = ?", [clip["source"], clip_id])
         story["scores"] = scores[0] if scores else None
+        aesthetic = f"SELECT outcome, detail, num_frames FROM {CLIP_SCORES_AESTHETIC.view} WHERE source = ? AND clip_id = ?"
+        story["aesthetic"] = next(iter(rows(aesthetic, [clip["source"], clip_id])), None)
         story["frame_sets"] = rows(
             "SELECT name, outcome, detail, fps, height_px, width_px, num_frames, codec, time_ns FROM frame_sets WHERE source = ? AND clip_id = ?",
             [clip["source"], clip_id],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from curation_assets.schemas.clip_scores import SCORER_TABLES
+from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Thresholds
 
 # setting -> score column, the comparison that rejects, reason code; the order decides which reason is given first
@@ -15,13 +17,14 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     ("min_motion_mean", "motion_mean", "<", "low_motion"),
     ("max_motion_mean", "motion_mean", ">", "high_motion"),
     ("min_sharpness", "sharpness", "<", "blurred"),
+    ("min_aesthetic_score", "aesthetic_score", "<", "low_aesthetic"),
 )
 _MISSING = "missing_score"
 
 
-def has_thresholds(thresholds: Thresholds) -> bool:
-    """Say whether any threshold is set; without one every clip is kept, scored or not."""
-    return any(getattr(thresholds, setting) is not None for setting, *_ in _RULES)
+def judging_tables(thresholds: Thresholds) -> list[TableSpec]:
+    """List the tables of the scorers that a threshold is set for: a clip is judged when all of them have scored it; with none, every clip is kept."""
+    return [SCORER_TABLES[scorer] for scorer in sorted(thresholds.by_scorer())]
 
 
 def reject_reasons_sql(thresholds: Thresholds) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation_assets.curation.aesthetic import expected_aesthetic
 from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.embeddings import expected_embeddings
 from curation_assets.curation.expected import Expected
@@ -17,7 +18,7 @@ from curation_assets.curation.previews import expected_previews
 from curation_assets.curation.transcoded_clips import expected_transcoded_clips
 from curation_assets.curation.warehouse import SourceRun, table_specs
 from curation_assets.schemas import names
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, codes, outcome_class
@@ -58,6 +59,8 @@ def expected_for(run: SourceRun, spec: TableSpec) -> Expected | None:
         return expected_clips(run)
     if spec in (FRAME_SETS, CLIP_SCORES_PIXELS):
         return expected_frames(run, spec)
+    if spec is CLIP_SCORES_AESTHETIC:
+        return expected_aesthetic(run)
     if spec.asset == TRANSCODED_CLIPS.asset:
         return expected_transcoded_clips(run)
     if spec.asset.startswith(f"{names.PREVIEWS}/"):

@@ -14,7 +14,7 @@ from curation_assets.curation.incremental import Engine, Writer
 from curation_assets.curation.progress import Listener, Progress
 from curation_assets.curation.sources import SourceRecord, SourceRegistry
 from curation_assets.models import registry
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import SCORER_TABLES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.curated_clips import CURATED_CLIPS
 from curation_assets.schemas.duplicates import duplicates_table
@@ -188,7 +188,6 @@ def table_specs(settings: ProcessingSettings) -> list[TableSpec]:
     Raises:
         SettingsError: a model that the registry does not have.
     """
-    scorers = {"pixels": CLIP_SCORES_PIXELS}
     try:
         models = {model: registry.spec(model) for model in settings.embeddings.models}
     except ValueError as error:
@@ -198,7 +197,7 @@ def table_specs(settings: ProcessingSettings) -> list[TableSpec]:
         RAW_VIDEOS,
         CLIPS,
         FRAME_SETS,
-        *(scorers[name] for name in settings.clip_scores.scorers),
+        *(SCORER_TABLES[name] for name in settings.clip_scores.scorers),
         *(embeddings_table(model, spec.dim) for model, spec in models.items()),
         *([TRANSCODED_CLIPS] if settings.transcoded_clips.enabled else []),
         *(previews_table(name) for name in settings.previews),

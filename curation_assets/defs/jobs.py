@@ -4,7 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
 
 from curation_assets.curation.checks import CheckOutcome
-from curation_assets.defs.assets import clips, embeddings, frame_sets, previews, raw_videos, transcoded_clips
+from curation_assets.defs.assets import aesthetic, clips, embeddings, frame_sets, previews, raw_videos, transcoded_clips
 from curation_assets.defs.metadata import check_result
 from curation_assets.defs.partitions import backfill_policy, video_sources
 from curation_assets.defs.resources import CurationResource
@@ -24,6 +24,7 @@ def build_stages(config: Config) -> list[CurationStage]:
         raw_videos.STAGE,
         clips.STAGE,
         frames,
+        *([aesthetic.STAGE] if "aesthetic" in config.clip_scores.scorers else []),
         *(embeddings.build_stage(model) for model in config.embeddings.models),
         *([transcoded_clips.STAGE] if config.transcoded_clips.enabled else []),
         *(previews.build_stage(name) for name in config.previews),

@@ -28,7 +28,11 @@ from curation_assets.storage import errors
 from curation_assets.storage.leases import boot_id
 
 PROCESS_TAG = "curation/process"
-_OWN_ERRORS = {"SettingsError", *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception))}
+_OWN_ERRORS = {
+    "SettingsError",
+    "DeviceError",
+    *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)),
+}
 _TOLD_ELSEWHERE = ("source_readable", "failure_rate")  # an error; the table of outcomes
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

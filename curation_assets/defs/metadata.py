@@ -20,6 +20,7 @@ CHECKS = {
     "failure_rate": "At most 5 % of the items failed.",
     "referential_integrity": "Every row's video and clip exist upstream.",
     "unit_norms": "Every vector has length 1 and no NaN.",
+    "frames_ready": "No video waits for its frames.",
     "media_exists": "Every row's file is in the warehouse.",
     "no_chains": "No kept clip is itself a duplicate.",
     "source_readable": "The source could be listed.",

@@ -12,6 +12,7 @@ from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine, return_freed_memory
+from curation_assets.models import shared
 from curation_assets.settings import Config, SettingsError
 
 _listeners: list[Listener] = []
@@ -40,7 +41,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CurationResource"]:
-        """Give the resource to a run; worker processes end with it."""
+        """Give the resource to a run; worker processes and the model that it holds end with it."""
         return_freed_memory()
         try:
             yield self
@@ -48,6 +49,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
+            shared.release()
 
     def config(self) -> Config:
         """Read the settings file, once per run.

@@ -7,20 +7,23 @@ What grows is the encoded frames of unfinished spans: a clip's for clips, all of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
 
 from curation_assets.media.color import FrameScaler, crop_plan, display_size, is_hdr, output_size
 from curation_assets.media.decode import decode_targets
 from curation_assets.media.images import ImageCodec, encode_image
 from curation_assets.media.motion import MotionSpec, PixelScorer, PixelScores
 from curation_assets.media.packets import PacketIndex
-from curation_assets.media.plan import DisplayOrder, Fit, FrameSetSpec, GridChoice, SampleSpan, choose_frames, sample_grid
+from curation_assets.media.plan import DisplayOrder, Fit, FrameSetSpec, GridChoice, SampleSpan, Scaling, choose_frames, sample_grid
 from curation_assets.media.source import MediaSource
+
+_FILTERS: Mapping[Scaling, Interpolation] = {"area": Interpolation.AREA, "bicubic": Interpolation.BICUBIC}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,7 +113,7 @@ def sample_frames(
     if len(set(names)) != len(names):
         raise ValueError(f"names of frame sets must differ, are {', '.join(names)}")
     order = DisplayOrder(index)
-    scaler = FrameScaler()
+    scalers = {scaling: FrameScaler(shrinking=filter_) for scaling, filter_ in _FILTERS.items()}
     waiting = [_OpenSpan.plan(span, order, frame_sets, motion) for span in spans]
     users: dict[int, list[_OpenSpan]] = defaultdict(list)
     for open_span in waiting:
@@ -121,7 +124,7 @@ def sample_frames(
     yield from _complete(waiting)
     for decoded in decode_targets(source, index=index, targets=list(rank_of), num_threads=num_threads):
         rank = rank_of[decoded.position]
-        picture = None if decoded.frame is None else _Picture(decoded.frame, scaler)
+        picture = None if decoded.frame is None else _Picture(decoded.frame, scalers)
         for open_span in users.pop(rank):
             open_span.add(rank, picture, decoded.problem)
         yield from _complete(waiting)
@@ -136,32 +139,34 @@ def _complete(waiting: list[_OpenSpan]) -> Iterator[SampledSpan]:
 class _Picture:
     """One decoded frame, and what was made of it: each size is scaled once, each encoding made once."""
 
-    def __init__(self, frame: VideoFrame, scaler: FrameScaler) -> None:
-        self._frame, self._scaler = frame, scaler
-        self._rgb: dict[tuple[tuple[int, int], Fit], npt.NDArray[np.uint8]] = {}
+    def __init__(self, frame: VideoFrame, scalers: Mapping[Scaling, FrameScaler]) -> None:
+        self._frame, self._scalers = frame, scalers
+        self._rgb: dict[tuple[tuple[int, int], Fit, Scaling], npt.NDArray[np.uint8]] = {}
         self._luma: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
-        self._encoded: dict[tuple[tuple[int, int], Fit, str, int], bytes] = {}
+        self._encoded: dict[tuple[tuple[int, int], Fit, Scaling, str, int], bytes] = {}
         self.display_size = display_size(frame)
         self.is_hdr = is_hdr(frame)
 
     def luma(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         if size not in self._luma:
-            self._luma[size] = self._scaler.to_luma(self._frame, height_px=size[0], width_px=size[1])
+            self._luma[size] = self._scalers["area"].to_luma(self._frame, height_px=size[0], width_px=size[1])
         return self._luma[size]
 
-    def encoded(self, size: tuple[int, int], fit: Fit, codec: ImageCodec, quality: int) -> bytes:
-        key = (size, fit, codec, quality if codec == "jpeg" else 0)
+    def encoded(self, size: tuple[int, int], spec: FrameSetSpec) -> bytes:
+        key = (size, spec.fit, spec.scaling, spec.codec, spec.quality if spec.codec == "jpeg" else 0)
         if key not in self._encoded:
-            if (size, fit) not in self._rgb:
-                self._rgb[size, fit] = self._scaled(size, fit)
-            self._encoded[key] = encode_image(self._rgb[size, fit], codec, quality)
+            shape = key[:3]
+            if shape not in self._rgb:
+                self._rgb[shape] = self._scaled(*shape)
+            self._encoded[key] = encode_image(self._rgb[shape], spec.codec, spec.quality)
         return self._encoded[key]
 
-    def _scaled(self, size: tuple[int, int], fit: Fit) -> npt.NDArray[np.uint8]:
+    def _scaled(self, size: tuple[int, int], fit: Fit, scaling: Scaling) -> npt.NDArray[np.uint8]:
+        scaler = self._scalers[scaling]
         if fit == "squash":
-            return self._scaler.to_rgb(self._frame, height_px=size[0], width_px=size[1])
+            return scaler.to_rgb(self._frame, height_px=size[0], width_px=size[1])
         height_px, width_px, top, left = crop_plan(size, height_px=self.display_size[0], width_px=self.display_size[1])
-        rgb = self._scaler.to_rgb(self._frame, height_px=height_px, width_px=width_px)
+        rgb = scaler.to_rgb(self._frame, height_px=height_px, width_px=width_px)
         return np.ascontiguousarray(rgb[top : top + size[0], left : left + size[1]])
 
 
@@ -179,7 +184,7 @@ class _OpenSet:
         if self.size is None:
             height_px, width_px = picture.display_size
             self.size = output_size(self.spec.target_res, height_px=height_px, width_px=width_px)
-        self.frames[rank] = picture.encoded(self.size, self.spec.fit, self.spec.codec, self.spec.quality)
+        self.frames[rank] = picture.encoded(self.size, self.spec)
 
     def finish(self, span_id: str | None, order: DisplayOrder, problem: str) -> SampledSet:
         num_missing = len(self.wanted) - len(self.frames)

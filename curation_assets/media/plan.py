@@ -30,6 +30,7 @@ _TIE_NS = 3
 
 
 Fit = Literal["squash", "crop"]
+Scaling = Literal["area", "bicubic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class FrameSetSpec:
         target_res: N for N x N pixels, (height, width) where one may be -1 to keep the display aspect (made even), None for the display size.
         fit: how a picture of another aspect comes to a size with both sides given: `squash` stretches it, `crop` scales the side that needs the least
             shrinking to its length and cuts the middle out.
+        scaling: how pictures shrink: `area` averages what a pixel covers, `bicubic` is sharper (widened to what a pixel covers, as training pipelines do).
         codec: how frames are stored; raw is uint8 height x width x 3, RGB.
         quality: of JPEG, 1 to 100.
         scope: one set per clip, or one for the whole video.
@@ -55,6 +57,7 @@ class FrameSetSpec:
     target_fps: float = 2.0
     target_res: int | tuple[int, int] | None = 224
     fit: Fit = "squash"
+    scaling: Scaling = "area"
     codec: Literal["jpeg", "png", "raw"] = "jpeg"
     quality: int = 90
     scope: Literal["clip", "video"] = "clip"
@@ -78,6 +81,7 @@ class FrameSetSpec:
         for field, allowed in (
             ("policy", ("sequence", "middle")),
             ("fit", ("squash", "crop")),
+            ("scaling", ("area", "bicubic")),
             ("codec", ("jpeg", "png", "raw")),
             ("scope", ("clip", "video")),
         ):

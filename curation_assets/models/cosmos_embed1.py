@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights, listed
@@ -37,7 +37,7 @@ _LOADER_VERSION = 1
 
 _NUM_FRAMES = 8
 _MAX_TOKENS = 128
-_CLIPS_PER_CALL = 8  # of a GPU: 64 frames fill it, and 448p stays within the memory that the spec reserves
+_CLIPS_AT_ONCE_ON_GPU = 8  # 64 frames fill it, and 448p stays within the memory that the spec reserves
 _TEXTS_PER_CALL = 64
 _PROCESSOR = "preprocessing_embed1.CosmosEmbed1Processor"  # where no auto_map names it
 _LICENCE = "LicenseRef-NVIDIA-Open-Model-License"
@@ -151,36 +151,32 @@ def build_model(spec: EmbedderSpec, *, weights: str | Path | None, device: str, 
     model = _build_network(spec, package, folder, auto_map, config)
     _load_state(model, state, folder)
     model.eval().requires_grad_(False).to(place, number_format)
-    return CosmosEmbed1(
-        spec=spec, _model=model, _processor=processor, _scale=scale.to(place), _offset=offset.to(place), _dtype=number_format
-    )
+    return CosmosEmbed1(spec, model=model, processor=processor, scale=scale.to(place), offset=offset.to(place), dtype=number_format)
 
 
-@dataclass(frozen=True, slots=True)
 class CosmosEmbed1:
     """A Cosmos-Embed1 model on one device. On the CPU a vector does not depend on the batch at all, on a GPU up to rounding."""
 
-    spec: EmbedderSpec
-    _model: Any
-    _processor: Any
-    _scale: torch.Tensor
-    _offset: torch.Tensor
-    _dtype: torch.dtype
+    def __init__(
+        self, spec: EmbedderSpec, *, model: Any, processor: Any, scale: torch.Tensor, offset: torch.Tensor, dtype: torch.dtype
+    ) -> None:
+        self.spec = spec
+        self._model = model
+        self._processor = processor
+        self._scale = scale
+        self._offset = offset
+        self._dtype = dtype
+        self.clips = ClipRunner(self._clips, device=scale.device, dim=spec.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
 
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed clips; see `Embedder.embed_frames`."""
-        import torch
-
         self.spec.check_frames(frames)
-        vectors = np.empty((len(frames), self.spec.dim), np.float32)
-        step = _CLIPS_PER_CALL if self._scale.device.type == "cuda" else 1
-        with torch.inference_mode():
-            for at in range(0, len(frames), step):
-                pixels = torch.tensor(np.ascontiguousarray(frames[at : at + step])).to(self._scale.device)
-                videos = pixels.permute(0, 1, 4, 2, 3) * self._scale + self._offset  # (B, T, H, W, 3) -> (B, T, 3, H, W)
-                found = self._model.get_video_embeddings(videos=videos.to(self._dtype)).visual_proj
-                vectors[at : at + step] = self._unit(found)
-        return vectors
+        return self.clips(frames)
+
+    def _clips(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turn uint8 (B, T, H, W, 3) into vectors (B, D)."""
+        videos = frames.permute(0, 1, 4, 2, 3) * self._scale + self._offset  # (B, T, 3, H, W)
+        return self._checked(self._model.get_video_embeddings(videos=videos.to(self._dtype)).visual_proj)
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embed texts into the space of the clips.
@@ -194,27 +190,23 @@ class CosmosEmbed1:
         Raises:
             TypeError: a string in place of a sequence of strings, or an item that is no string.
         """
-        import torch
-
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"{self.spec.name} takes a sequence of texts")
-        vectors = np.empty((len(texts), self.spec.dim), np.float32)
-        with torch.inference_mode():
-            for at in range(0, len(texts), _TEXTS_PER_CALL):
-                tokens = self._processor(text=list(texts[at : at + _TEXTS_PER_CALL]), return_tensors="pt")
-                found = self._model.get_text_embeddings(
-                    input_ids=tokens["input_ids"].to(self._scale.device), attention_mask=tokens["attention_mask"].to(self._scale.device)
-                ).text_proj
-                vectors[at : at + _TEXTS_PER_CALL] = self._unit(found)
-        return vectors
 
-    def _unit(self, found: torch.Tensor) -> npt.NDArray[np.float32]:
-        import torch.nn.functional as F  # noqa: N812
+        def embed(part: Sequence[str]) -> torch.Tensor:
+            tokens = self._processor(text=list(part), return_tensors="pt")
+            place = self._scale.device
+            found = self._model.get_text_embeddings(
+                input_ids=tokens["input_ids"].to(place), attention_mask=tokens["attention_mask"].to(place)
+            )
+            return self._checked(found.text_proj)
 
+        return embed_in_parts(texts, at_once=_TEXTS_PER_CALL, dim=self.spec.dim, forward=embed)
+
+    def _checked(self, found: torch.Tensor) -> torch.Tensor:
         if found.ndim != 2 or found.shape[1] != self.spec.dim:
             raise WeightsError(f"{self.spec.name} gave vectors of shape {tuple(found.shape)}; they should be (N, {self.spec.dim})")
-        rows: npt.NDArray[np.float32] = F.normalize(found.float(), dim=1).cpu().numpy()
-        return rows
+        return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

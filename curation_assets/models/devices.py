@@ -51,3 +51,42 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     chosen = getattr(torch, dtype)
     assert isinstance(chosen, torch.dtype)
     return chosen
+
+
+_CONTEXT_BYTES = 500_000_000  # what CUDA itself holds for a process, about; torch does not count it
+
+
+def limit_gpu_memory(device: torch.device, *, share: float = 1.0, most_gb: float | None = None) -> int:
+    """Have torch take no more of a GPU's memory than this; what goes beyond is an out-of-memory error.
+
+    Args:
+        device: a GPU.
+        share: of the whole memory, 0 to 1.
+        most_gb: in GB of 1e9 bytes, CUDA's own part included; None for no other limit.
+
+    Returns:
+        Bytes that torch may use: the limit, or what is free on the card and its own already, whichever is less.
+
+    Raises:
+        ValueError: the limit leaves nothing.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    limit = memory_limit_bytes(total, share=share, most_gb=most_gb)
+    torch.cuda.set_per_process_memory_fraction(limit / total, device)
+    return min(limit, free + torch.cuda.memory_reserved(device))
+
+
+def memory_limit_bytes(total_bytes: int, *, share: float, most_gb: float | None) -> int:
+    """Compute what torch may take of a card's memory; arguments and errors as of `limit_gpu_memory`."""
+    limit = share * total_bytes
+    if most_gb is not None:
+        limit = min(limit, most_gb * 1e9)
+    if share < 1 or most_gb is not None:
+        limit = min(limit, total_bytes) - _CONTEXT_BYTES
+    if limit <= 0:
+        raise ValueError(
+            f"{share:g} of a GPU of {total_bytes / 1e9:.1f} GB and at most {most_gb} GB of it leave nothing for a model: CUDA takes 0.5 GB itself"
+        )
+    return int(limit)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curation_assets.models.batching import embed_clips, embed_in_parts
+from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.pretrained import check_size, load_pretrained, load_tokenizer, token_ids
@@ -76,6 +76,9 @@ SIGLIP2 = EmbedderSpec(
 
 SPECS = (CLIP_VIT_B32, SIGLIP2)
 
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of the channels of what every CLIP model was trained on, of pixels 0 to 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
@@ -99,8 +102,8 @@ class _Kind:
 _KINDS = {
     "clip-vit-b32": _Kind(
         "CLIPModel",
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
+        CLIP_MEAN,
+        CLIP_STD,
         "<|startoftext|> $A <|endoftext|>",
         "<|endoftext|>",
     ),
@@ -133,6 +136,7 @@ class ImageTextEmbedder:
         self._tokenizer = load_tokenizer(
             folder, name=spec.name, num_tokens=num_tokens, template=self._kind.template, pad_token=self._kind.pad_token
         )
+        self.clips = ClipRunner(self._clips, device=self._device, dim=spec.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
         # pixel / 255, less the mean, over the deviation: one factor and one term
         std = torch.tensor(self._kind.std, device=self._device)
         self._scale = (1 / (255 * std)).reshape(3, 1, 1)
@@ -141,7 +145,7 @@ class ImageTextEmbedder:
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed clips; see `Embedder.embed_frames`."""
         self.spec.check_frames(frames)
-        return embed_clips(frames, device=self._device, dim=self.spec.dim, forward=self._clips, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
+        return self.clips(frames)
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embed texts; see `TextEmbedder.embed_texts`."""

@@ -12,7 +12,7 @@ Reference: Wang et al. 2024, "InternVideo2: Scaling Foundation Models for Multim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation_assets.models import internvideo2_weights
+from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.internvideo2_weights import FULL, Config
 
@@ -43,7 +44,7 @@ SPEC = EmbedderSpec(
 )
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red green blue
-_CLIPS_PER_PASS, _TEXTS_PER_PASS = 16, 256  # bound the memory whatever the batch
+_CLIPS_AT_ONCE_ON_GPU, _TEXTS_AT_ONCE = 16, 256  # bound the memory whatever the batch
 _RMS_EPSILON, _POOL_EPSILON = 1e-6, 1e-5
 
 
@@ -87,6 +88,9 @@ class InternVideo2:
         self._state = internvideo2_weights.read_checkpoint(checkpoint, config, device=device, dtype=dtype)
         self._text_tower = internvideo2_weights.take_text_tower(self._state, config)
         self._config, self._device, self._dtype = config, device, dtype
+        self.clips = ClipRunner(
+            lambda clips: embed_clips(self._state, config, clips), device=device, dim=config.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU
+        )
 
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed clips; see `Embedder.embed_frames`. Frames were squashed to the size (the published evaluation does it bilinearly, without antialiasing).
@@ -96,15 +100,8 @@ class InternVideo2:
             ValueError: the shape does not fit the spec.
             FloatingPointError: a vector is not finite; float16 may overflow.
         """
-        import torch
-
         self.spec.check_frames(frames)
-
-        def embed(rows: slice) -> torch.Tensor:
-            clips = torch.from_numpy(np.array(frames[rows], order="C")).to(self._device)  # a copy: torch wants memory that it may write to
-            return embed_clips(self._state, self._config, clips)
-
-        return self._embed(len(frames), _CLIPS_PER_PASS, embed)
+        return self._finite(self.clips(frames))
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embed texts into the space of the clips, as they are: nothing is stripped, upper case counts as lower case.
@@ -122,27 +119,18 @@ class InternVideo2:
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"{self.spec.name} takes a sequence of texts, for example ['a dog runs']")
 
-        def embed(rows: slice) -> torch.Tensor:
+        def embed(part: Sequence[str]) -> torch.Tensor:
             # Always padded to the full length: a text's vector does not depend on the others.
             length = self._config.text_tokens
-            tokens = self._tokenizer(list(texts[rows]), padding="max_length", truncation=True, max_length=length, return_tensors="pt").to(
+            tokens = self._tokenizer(list(part), padding="max_length", truncation=True, max_length=length, return_tensors="pt").to(
                 self._device
             )
             hidden = self._text_tower(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state
             return _linear(self._state, "text_proj", hidden[:, 0])
 
-        return self._embed(len(texts), _TEXTS_PER_PASS, embed)
+        return self._finite(embed_in_parts(texts, at_once=_TEXTS_AT_ONCE, dim=self.spec.dim, forward=embed))
 
-    def _embed(self, count: int, at_once: int, embed: Callable[[slice], torch.Tensor]) -> npt.NDArray[np.float32]:
-        """Embed rows a pass at a time and bring them to unit length in float32."""
-        import torch
-        import torch.nn.functional as F  # noqa: N812
-
-        vectors = np.empty((count, self.spec.dim), dtype=np.float32)
-        with torch.inference_mode():
-            for start in range(0, count, at_once):
-                rows = slice(start, min(start + at_once, count))
-                vectors[rows] = F.normalize(embed(rows).float(), dim=1).cpu().numpy()
+    def _finite(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if not np.isfinite(vectors).all():
             raise FloatingPointError(f"{self.spec.name} made vectors that are not finite in {self._dtype}; use bfloat16 or float32")
         return vectors

@@ -39,8 +39,9 @@ def load_pretrained(
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging  # partly untyped
-    has_bar = logging.is_progress_bar_enabled()
+    has_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its report on the weights is judged below
     try:
         model, info = model_class.from_pretrained(
             folder,
@@ -55,6 +56,7 @@ def load_pretrained(
     except Exception as error:  # the library, safetensors and torch raise many kinds for files that they cannot read
         raise WeightsError(f"weights of {name}: {folder} cannot be loaded: {error}") from error
     finally:
+        logging.set_verbosity(verbosity)
         if has_bar:
             logging.enable_progress_bar()
     known = re.compile("|".join([_BUFFERS, *ignored]))

@@ -6,13 +6,14 @@ A new model is one module and one line here. Model modules import torch inside t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from curation_assets.models import cosmos_embed1, fingerprint, image_text, internvideo2, pe_video, videoprism
+from curation_assets.models import aesthetic, cosmos_embed1, fingerprint, image_text, internvideo2, pe_video, videoprism
 from curation_assets.models.embedder import Embedder, EmbedderSpec
+from curation_assets.models.scorer import ScorerSpec
 
 
 class Build(Protocol):
@@ -44,6 +45,9 @@ MODELS: dict[str, ModelEntry] = {
     )
 }  # fmt: skip
 
+SCORERS: dict[str, ScorerSpec] = {aesthetic.SPEC.name: aesthetic.SPEC}
+"""Models that give clips a score in place of a vector: they have weights as embedders do, and no part in `embeddings.models`."""
+
 
 def names() -> list[str]:
     """List the registered models, the default one first."""
@@ -57,6 +61,16 @@ def spec(name: str) -> EmbedderSpec:
         ValueError: no model has this name; the message names the nearest one.
     """
     return _entry(name).spec
+
+
+def names_with_weights() -> list[str]:
+    """List whatever may have weights: the embedding models, then the scorers."""
+    return [*MODELS, *SCORERS]
+
+
+def any_spec(name: str) -> EmbedderSpec | ScorerSpec:
+    """Return what a model or scorer takes and gives; raises as `spec`."""
+    return SCORERS[name] if name in SCORERS else _entry(name, names_with_weights()).spec
 
 
 def load(
@@ -81,9 +95,9 @@ def load(
     return entry.build(weights=weights, device=device, dtype=dtype)
 
 
-def _entry(name: str) -> ModelEntry:
+def _entry(name: str, known: Iterable[str] = MODELS) -> ModelEntry:
     if name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), MODELS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"no model is named {name!r}. {hint}Registered: {', '.join(MODELS)}")
+    raise ValueError(f"no model is named {name!r}. {hint}Registered: {', '.join(known)}")

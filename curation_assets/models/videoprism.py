@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curation_assets.models.batching import embed_clips, embed_in_parts
+from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.pretrained import check_size, load_pretrained, load_tokenizer, token_ids
@@ -82,13 +82,14 @@ class VideoPrismEmbedder:
             image_size=(config.vision_config.image_size, SPEC.height_px),
             num_frames=(config.vision_config.num_frames, SPEC.frames),
         )
+        self.clips = ClipRunner(self._clips, device=self._device, dim=SPEC.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
         num_tokens = config.text_config.max_position_embeddings
         self._tokenizer = load_tokenizer(folder, name=SPEC.name, num_tokens=num_tokens, template="$A", pad_token="<pad>")
 
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed clips; see `Embedder.embed_frames`."""
         self.spec.check_frames(frames)
-        return embed_clips(frames, device=self._device, dim=SPEC.dim, forward=self._clips, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
+        return self.clips(frames)
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embed texts; see `TextEmbedder.embed_texts`."""

@@ -98,7 +98,11 @@ START_NS = Column("start_ns", INT64, "Start of the span [start, end) in nanoseco
 END_NS = Column("end_ns", INT64, "End of the span [start, end) in nanoseconds; the next frame after the span is shown then.")
 METHOD = Column("method", STRING, "Splitter that made the clip.")
 SHOT_INDEX = Column("shot_index", INT64, "Index of the shot within the video, from zero; NULL where the splitter knows no shots.")
-NUM_FRAMES = Column("num_frames", INT64, "Frames: of a clip, those that the packets show in its span; of a frame set, those stored.")
+NUM_FRAMES = Column(
+    "num_frames",
+    INT64,
+    "Frames: of a clip, those that the packets show in its span; of a frame set, those stored; of a score, those scored.",
+)
 IS_VFR = Column("is_vfr", BOOL, "Whether frame intervals in the span differ by more than the container's rounding.")
 PACKET_INDEX = Column("packet_index", pa.large_binary(), "Header rows: the packed packet index (times, keyframes) for the later stages.")
 
@@ -118,9 +122,19 @@ SHARPNESS = Column(
     "sharpness", FLOAT64, "Median over frames of the variance of the Laplacian of luma, luma as 0 to 1; small means blurred."
 )
 LETTERBOX_SHARE = Column("letterbox_share", FLOAT64, "Share of the picture that is black bars through the whole clip, 0 to 1.")
-AESTHETIC_SCORE = Column("aesthetic_score", FLOAT64, "Score of the aesthetics model, about 1 to 10.")
-KEPT = Column("kept", BOOL, "Whether the clip passes the source's thresholds.")
-REJECT_REASON = Column("reject_reason", STRING, "Reason code of the first threshold that the clip fails, NULL when it is kept.")
+AESTHETIC_SCORE = Column(
+    "aesthetic_score",
+    FLOAT64,
+    "How much people like the picture by the aesthetics model, about 1 to 10; NULL where no frame could be scored.",
+)
+KEPT = Column(
+    "kept", BOOL, "Whether the clip passes the source's thresholds; NULL while a scorer that one of them is for has not scored it."
+)
+REJECT_REASON = Column(
+    "reject_reason",
+    STRING,
+    "Reason code of the first threshold that the clip fails, `not_scored` while it is not judged, NULL when it is kept.",
+)
 
 # embeddings
 SCOPE = Column("scope", STRING, "clip or video.")
@@ -137,6 +151,12 @@ def embedding_column(dim: int) -> Column:
     """Build the vector column of one model: float32, unit length, fixed size."""
     return Column("embedding", pa.list_(pa.float32(), dim), "Unit-length vector; NULL unless the outcome is ok or truncated.")
 
+
+TEXT_SCORES = Column(
+    "text_scores",
+    pa.list_(pa.struct([pa.field("text", STRING), pa.field("score", pa.float32())])),
+    "Texts of embeddings.texts_to_verify, each with its share of the softmax of 100 times the cosines; NULL where none are given or the model has no texts.",
+)
 
 # duplicates
 KEPT_ID = Column(

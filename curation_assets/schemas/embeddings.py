@@ -15,6 +15,6 @@ def embeddings_table(model: str, dim: int) -> TableSpec:
     return TableSpec(
         asset=f"{names.EMBEDDINGS}/{model}",
         view=f"embeddings_{model.replace('-', '_')}",
-        columns=(c.CLIP_ID, c.SCOPE, c.START_NS, c.END_NS, c.embedding_column(dim)),
-        view_columns=("source", "video_id", "clip_id", "scope", "start_ns", "end_ns", "outcome", "detail", "embedding"),
+        columns=(c.CLIP_ID, c.SCOPE, c.START_NS, c.END_NS, c.embedding_column(dim), c.TEXT_SCORES),
+        view_columns=("source", "video_id", "clip_id", "scope", "start_ns", "end_ns", "outcome", "detail", "embedding", "text_scores"),
     )

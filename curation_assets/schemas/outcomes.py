@@ -50,6 +50,7 @@ class Outcome(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     ENCODE_FAILED = "encode_failed"  # the encoder refused the frames, or its file does not hold them; no file was kept
     INVALID_VECTOR = "invalid_vector"  # the model gave NaN or a zero vector
+    INVALID_SCORE = "invalid_score"  # the model gave NaN
     INTERNAL_ERROR = "internal_error"  # a bug of ours; detail holds the exception
 
 

@@ -73,9 +73,11 @@ class ProcessingSettings(Model):
 
     @model_validator(mode="after")
     def _thresholds_have_scores(self) -> ProcessingSettings:
-        limits = self.clip_scores.thresholds.model_dump(exclude_none=True)
-        if limits and not self.clip_scores.scorers:
-            raise ValueError(f"clip_scores.thresholds has {', '.join(limits)}, but no scorer runs; name one in clip_scores.scorers")
+        for scorer, limits in self.clip_scores.thresholds.by_scorer().items():
+            if scorer not in self.clip_scores.scorers:
+                raise ValueError(
+                    f"clip_scores.thresholds has {', '.join(limits)}, but the scorer {scorer} does not run; name it in clip_scores.scorers"
+                )
         return self
 
     @model_validator(mode="after")

@@ -59,7 +59,7 @@ class FrameSet(Model):
     """One stored set of frames."""
 
     purpose: Literal["embeddings", "aesthetics"] | None = Field(
-        None, description="Sets target_fps (2 and 1) and min_frames (8 and 1) where they are not given."
+        None, description="embeddings: 2 fps and at least 8 frames, for models; aesthetics: 1 fps; where those are not given."
     )
     policy: Literal["sequence", "middle"] = Field(
         "sequence", description="sequence: a grid of target_fps; middle: the one frame nearest the middle."
@@ -73,13 +73,17 @@ class FrameSet(Model):
         "squash",
         description="A picture of another aspect: squash stretches it, crop cuts the middle out; with both sides of target_res given.",
     )
+    scaling: Literal["area", "bicubic"] = Field(
+        "area", description="How pictures shrink: area is smooth; bicubic is sharper, and near to how most models were trained."
+    )
     codec: Literal["jpeg", "png", "raw"] = "jpeg"
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
     scope: Literal["clip", "video"] = Field("clip", description="video: one set over the whole video.")
     min_frames: int | None = Field(
         None,
         ge=1,
-        description="A clip with fewer frames is sampled again at doubled fps, up to 20; None takes the purpose's, else 1.",
+        description="A clip with fewer frames is sampled again at doubled fps, up to 20. None: what embeddings.too_few_frames asks for, where a model reads the set "
+        "or its purpose is embeddings; else 1.",
     )
     max_frames: int = Field(
         1024,
@@ -140,6 +144,14 @@ class Thresholds(Model):
     max_black_share: float | None = Field(None, ge=0, le=1)
     min_sharpness: float | None = Field(None, ge=0)
     max_letterbox_share: float | None = Field(None, ge=0, le=1)
+    min_aesthetic_score: float | None = Field(None, description="Of the scorer aesthetic, whose scores lie about between 1 and 10.")
+
+    def by_scorer(self) -> dict[str, list[str]]:
+        """Name the thresholds that are set, by the scorer whose scores they judge."""
+        found: dict[str, list[str]] = {}
+        for name in self.model_dump(exclude_none=True):
+            found.setdefault("aesthetic" if name == "min_aesthetic_score" else "pixels", []).append(name)
+        return found
 
 
 class PixelsSettings(Model):
@@ -148,11 +160,29 @@ class PixelsSettings(Model):
     motion_fps: float = Field(4.0, gt=0, le=60, description="Pairs of frames per second for motion, 1/motion_fps apart.")
 
 
+class AestheticSettings(Model):
+    """The `aesthetic` scorer. Needs the extra `models`."""
+
+    reduction: Literal["min", "mean"] = Field("min", description="How a clip's score comes from those of its frames.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="cuda is an error without a GPU.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="What the network computes in; the others are faster on a GPU and less exact; another one recomputes."
+    )
+    batch_size: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Frames that are decoded together (more, where one clip has more) and, on a GPU, go through the model in one call; halved when its memory does "
+        "not hold so many. On the CPU the model takes one after another. Recomputes nothing.",
+    )
+
+
 class ClipScoresSettings(Model):
     """Scores and the thresholds on them."""
 
-    scorers: list[Literal["pixels"]] = Field(["pixels"], description="Scorers to run.")
+    scorers: list[Literal["pixels", "aesthetic"]] = Field(["pixels"], description="Scorers to run.")
     pixels: PixelsSettings = PixelsSettings()
+    aesthetic: AestheticSettings = AestheticSettings()
     thresholds: Thresholds = Thresholds()
 
 
@@ -169,10 +199,44 @@ class EmbeddingsSettings(Model):
     scopes: list[Literal["clip", "video"]] = Field(
         ["clip", "video"], min_length=1, description="video: the renormalised mean of the clips' vectors."
     )
-    too_few_frames: Literal["repeat", "refuse"] = Field(
-        "repeat", description="A clip with fewer frames than the model takes: repeat the nearest, or refuse the clip."
+    too_few_frames: Literal["re_extract", "repeat", "refuse"] = Field(
+        "re_extract",
+        description="A clip with fewer frames than the model takes. re_extract: its frame set samples such a clip again at doubled fps, up to 20, and only where "
+        "the video has no more frames are the nearest repeated. repeat: the nearest are repeated at once. refuse: the clip is refused at once. The last two leave "
+        "a frame set without min_frames at its target_fps.",
     )
-    batch_size: int = Field(16, ge=1, le=4096, description="Clips per model call.")
+    selection: Literal["uniform", "curator"] = Field(
+        "uniform",
+        description="Which of a clip's frames a model gets. uniform: spread over the whole clip. curator: every k-th from the first, k = frames // wanted, as NeMo "
+        "Curator and cosmos-curator choose them, for vectors that must mix with theirs; the end of a clip is often not seen.",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto",
+        description="Where models with weights run. auto: the GPU where there is one. cuda: without a GPU the run does not start. Recomputes nothing.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="What models with weights compute in; vectors are float32 in any case. auto: bfloat16 on a GPU, float32 on the CPU. Naming another one recomputes.",
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        "auto",
+        description="Clips that are decoded together and, on a GPU, go through the model in one call; halved when the GPU's memory does not hold so many. On the CPU "
+        "the model takes one after another. auto: on a GPU by trial, as many as are faster and fit; 16 on the CPU. Recomputes nothing.",
+    )
+    gpu_memory_gb: float | None = Field(
+        None, gt=0, description="Most GPU memory that the process takes, in GB of 1e9 bytes; None: no limit beside num_gpus_per_worker."
+    )
+    num_gpus_per_worker: float = Field(
+        1.0, gt=0, le=1, description="Share of the GPU's memory that the process may take; below 1, several can share a card."
+    )
+    compile: bool = Field(
+        False, description="Compile models with torch.compile before use: minutes at the start, faster after. Recomputes nothing."
+    )
+    texts_to_verify: list[str] = Field(
+        [],
+        description="Texts that each vector is compared with, by models that have texts: the softmax of 100 times the cosines is stored as text_scores. Other texts "
+        "compare the stored vectors again, and recompute none.",
+    )
     allow_remote_code: list[str] = Field(
         [],
         description="Models that may run the Python code of their checkpoint, with all the rights of the run; without it such a model is refused.",

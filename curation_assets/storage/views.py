@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from curation_assets.schemas.clip_scores import NOT_SCORED, SCORED_BY, SCORER_TABLES, score_names
 from curation_assets.schemas.table import TableSpec
 from curation_assets.storage.errors import StoreError
 from curation_assets.storage.layout import Layout
@@ -29,7 +30,6 @@ from curation_assets.storage.snapshots import Snapshot, open_snapshot
 OPEN_THREADS = 16
 CURATED_VIEW, FILES_VIEW = "curated_clips", "transcoded_clips"
 SCORES_VIEW = "clip_scores"
-AESTHETIC_ASSET = "clip_scores/aesthetic"
 _FETCH_ROWS = 1024
 
 
@@ -47,15 +47,16 @@ class SqlConnection:
         *,
         storage_options: Mapping[str, str] | None = None,
         reject_sql: Mapping[str, str] | None = None,
+        judged_by: Mapping[str, Sequence[TableSpec]] | None = None,
         extra_view_sql: Mapping[str, str] | None = None,
     ) -> None:
         self._layout = layout
         self._sources = tuple(sources)
         self._options = dict(storage_options or {})
         self._reject_sql = dict(reject_sql or {})
+        self._judged_by = dict(judged_by or {})
         self._extra_view_sql = dict(extra_view_sql or {})
-        self._specs = {spec.view: spec for spec in specs if spec.asset != AESTHETIC_ASSET}
-        self._aesthetic = next((spec for spec in specs if spec.asset == AESTHETIC_ASSET), None)
+        self._specs = {spec.view: spec for spec in specs}
         self._scan_errors: list[StoreError] = []
         self._connection = duckdb.connect()
         self._connection.execute("SET TimeZone = 'UTC'")
@@ -125,7 +126,10 @@ class SqlConnection:
 
     def _make_view(self, spec: TableSpec) -> None:
         table = f"_{spec.view}_rows"
-        self._register(table, spec)
+        if spec.view == SCORES_VIEW:
+            self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(table)} AS {self._joined_scores_sql()}")
+        else:
+            self._register(table, spec)
         root = _literal(self._layout.uri(""))
         columns = (
             f"{root} || {_identifier(name)} AS {_identifier(name)}" if name in spec.media_keys else _identifier(name)
@@ -148,26 +152,61 @@ class SqlConnection:
             select = plain
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
 
-    def _register(self, table: str, spec: TableSpec) -> None:
+    def _register(self, table: str, spec: TableSpec) -> int:
+        """Make a table for DuckDB and say of how many datasets."""
         if spec.is_corpus:
             snapshot = open_snapshot(self._layout.table_uri(spec.asset), spec, storage_options=self._options)
             snapshots = [snapshot] if snapshot else []
         else:
             snapshots = _open_all(self._layout, spec, self._sources, self._options)
         self._connection.register(table, UnionTable(spec, snapshots, errors=self._scan_errors))
+        return len(snapshots)
+
+    def _joined_scores_sql(self) -> str:
+        """Join the scorers' tables: one row per clip that any of them has scored, with the scores that are of the same version of its video.
+
+        Clips of the first table come with what the others say of them, then those of the second that the first does not have, and so on: an outer join that
+        DuckDB can still push a query's filters through.
+        """
+        scorers = list(SCORER_TABLES.values())
+        tables = {spec.asset: f"_{spec.asset.replace('/', '_')}_table" for spec in scorers}
+        found = [spec for spec in scorers if spec.view in self._specs and self._register(tables[spec.asset], spec)]
+        if not found:  # no rows, of the columns that there would be
+            found = scorers[:1]
+            self._register(tables[found[0].asset], found[0])
+        selects = []
+        for first, spec in enumerate(found):
+            columns = ["t0.source", "t0.video_id", "t0.clip_id", "t0.video_etag"]
+            joined, marks = [], []
+            for place, other in enumerate(found[first:]):
+                marks.append(f"CASE WHEN t{place}.clip_id IS NOT NULL THEN {_literal(other.asset)} END")
+                if place:
+                    same = " AND ".join(f"t{place}.{name} = t0.{name}" for name in ("source", "video_id", "clip_id"))
+                    # NULL in tables of earlier releases
+                    joined.append(
+                        f"LEFT JOIN {tables[other.asset]} t{place} ON {same} AND (t{place}.video_etag = t0.video_etag) IS NOT FALSE"
+                    )
+            for scorer in scorers:
+                place = found.index(scorer) - first if scorer in found else -1
+                columns += [f"t{place}.{name}" if place >= 0 else f"NULL::DOUBLE AS {name}" for name in score_names(scorer)]
+            columns.append(f"list_filter([{', '.join(marks)}], lambda asset: asset IS NOT NULL) AS {SCORED_BY}")
+            select = f"SELECT {', '.join(columns)} FROM {tables[spec.asset]} t0 {' '.join(joined)}"
+            for earlier in found[:first]:
+                select += f" ANTI JOIN {tables[earlier.asset]} USING (source, video_id, clip_id)"
+            selects.append(select)
+        return " UNION ALL BY NAME ".join(selects)
 
     def _scores_sql(self, spec: TableSpec, table: str) -> str:
-        """Join the scorers' tables, and apply each source's thresholds."""
-        if self._aesthetic is None:
-            joined = f"SELECT *, NULL::DOUBLE AS aesthetic_score FROM {_identifier(table)}"
-        else:
-            scores = "_clip_scores_aesthetic_rows"
-            self._register(scores, self._aesthetic)
-            joined = f"SELECT p.*, a.aesthetic_score FROM {_identifier(table)} p LEFT JOIN {_identifier(scores)} a USING (source, video_id, clip_id)"
-        cases = " ".join(f"WHEN source = {_literal(source)} THEN ({sql})" for source, sql in self._reject_sql.items())
-        reason = f"CASE {cases} ELSE NULL END" if cases else "NULL"
-        judged = f"SELECT *, ({reason})::VARCHAR AS reject_reason FROM ({joined})"
-        columns = ", ".join("reject_reason IS NULL AS kept" if name == "kept" else _identifier(name) for name in spec.view_columns)
+        """Apply each source's thresholds to the joined scores; a clip that a scorer they need has not scored is not judged."""
+        cases = []
+        for source, sql in self._reject_sql.items():
+            needed = [_literal(scorer.asset) for scorer in self._judged_by.get(source, ())]
+            waits = f"NOT list_has_all({SCORED_BY}, [{', '.join(needed)}]::VARCHAR[])"
+            cases.append(f"WHEN source = {_literal(source)} THEN CASE WHEN {waits} THEN {_literal(NOT_SCORED)} ELSE ({sql}) END")
+        reason = f"CASE {' '.join(cases)} ELSE NULL END" if cases else "NULL"
+        judged = f"SELECT *, ({reason})::VARCHAR AS reject_reason FROM {_identifier(table)}"
+        kept = f"CASE WHEN reject_reason = {_literal(NOT_SCORED)} THEN NULL ELSE reject_reason IS NULL END AS kept"
+        columns = ", ".join(kept if name == "kept" else _identifier(name) for name in spec.view_columns)
         return f"SELECT {columns} FROM ({judged})"
 
 
@@ -178,19 +217,29 @@ def connect(
     *,
     storage_options: Mapping[str, str] | None = None,
     reject_sql: Mapping[str, str] | None = None,
+    judged_by: Mapping[str, Sequence[TableSpec]] | None = None,
     extra_view_sql: Mapping[str, str] | None = None,
 ) -> SqlConnection:
     """Open the warehouse for SQL; nothing is read until a query names a view.
 
     Args:
         layout: of the warehouse.
-        specs: tables; each view's name is its spec's. `clip_scores/aesthetic`, if among them, is joined into `clip_scores`.
+        specs: tables; each view's name is its spec's. `clip_scores` has the scores of those scorers whose tables are among them, and NULL for the others.
         sources: partitions, which may or may not have each table.
         storage_options: as for `open_store`.
         reject_sql: per value of the column `source`, an SQL expression over the score columns that gives a reason code, or NULL for kept.
+        judged_by: likewise, the scorers' tables that this expression needs; it is not asked of a clip that one of them does not have.
         extra_view_sql: further views by name, a SELECT over the others.
     """
-    return SqlConnection(layout, specs, sources, storage_options=storage_options, reject_sql=reject_sql, extra_view_sql=extra_view_sql)
+    return SqlConnection(
+        layout,
+        specs,
+        sources,
+        storage_options=storage_options,
+        reject_sql=reject_sql,
+        judged_by=judged_by,
+        extra_view_sql=extra_view_sql,
+    )
 
 
 class UnionTable(pads.Dataset):  # type: ignore[misc]

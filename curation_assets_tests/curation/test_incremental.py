@@ -6,11 +6,12 @@ import signal
 import numpy as np
 import pytest
 
-from curation_assets.curation import embeddings, incremental
+from curation_assets.curation import incremental, loaded_models
 from curation_assets.curation.incremental import Plan, StageReport, Writer, on_engine, run_stage
 from curation_assets.curation.pieces import Piece, Result
 from curation_assets.curation.progress import Progress
 from curation_assets.engine.local import Failed, LocalEngine
+from curation_assets.models import shared
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome
@@ -227,13 +228,14 @@ def test_clips_that_another_run_changes_meanwhile_are_not_mixed(project):
 def test_frames_that_another_run_changes_meanwhile_are_not_embedded(project, monkeypatch):
     project.run(stages=("raw_videos", "clips", "frame_sets"))
     other = Project(project.videos, project.warehouse_uri, {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0.5}}})
-    build = embeddings.load
+    build = loaded_models.load
 
-    def load_after_the_other(name):
+    def load_after_the_other(name, **arguments):
         other.run(stages=("clips", "frame_sets"))
-        return build(name)
+        return build(name, **arguments)
 
-    monkeypatch.setattr(embeddings, "load", load_after_the_other)
+    monkeypatch.setattr(loaded_models, "load", load_after_the_other)
+    shared.release()
     assert project.run(stages=("embeddings",))["embeddings"].num_work == 0
     monkeypatch.undo()
     project.run()

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curation_assets.models.devices import choose_device, choose_dtype  # noqa: E402
+from curation_assets.models.devices import choose_device, choose_dtype, memory_limit_bytes  # noqa: E402
 
 
 def test_devices() -> None:
@@ -27,3 +27,13 @@ def test_dtypes() -> None:
     assert [choose_dtype(name, cpu) for name in ("float32", "bfloat16", "float16")] == [torch.float32, torch.bfloat16, torch.float16]
     with pytest.raises(ValueError, match="'int8'"):
         choose_dtype("int8", cpu)
+
+
+def test_memory_limits() -> None:
+    total = 80_000_000_000
+    assert memory_limit_bytes(total, share=1, most_gb=None) == total
+    assert memory_limit_bytes(total, share=0.25, most_gb=None) == 19_500_000_000  # less what CUDA takes itself
+    assert memory_limit_bytes(total, share=0.25, most_gb=12) == 11_500_000_000
+    assert memory_limit_bytes(total, share=1, most_gb=500) == 79_500_000_000
+    with pytest.raises(ValueError, match="leave nothing for a model"):
+        memory_limit_bytes(total, share=1, most_gb=0.5)

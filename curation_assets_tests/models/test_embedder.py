@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from curation_assets import models
+from curation_assets.models.embedder import select_first_frames
 
 
 @pytest.mark.parametrize("num_wanted", [1, 2, 3, 8, 16])
@@ -55,3 +56,12 @@ def test_selection_of_nothing_is_refused(num_available: int, num_wanted: int) ->
 def test_spec_checks_itself(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         replace(models.spec("fingerprint"), **{field: value})  # type: ignore[arg-type]
+
+
+def test_the_curators_selection() -> None:
+    assert select_first_frames(21, 8).tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert select_first_frames(21, 4).tolist() == list(range(21))[::5][:4]
+    assert select_first_frames(8, 8).tolist() == list(range(8))
+    assert select_first_frames(3, 8).tolist() == models.select_frames(3, 8).tolist()
+    with pytest.raises(ValueError, match="cannot choose 0 of 3"):
+        select_first_frames(3, 0)

@@ -259,8 +259,8 @@ def test_vectors_do_not_depend_on_the_batch(model: InternVideo2, monkeypatch: py
     np.testing.assert_allclose(np.concatenate([model.embed_frames(clip[None]) for clip in clips]), vectors, atol=1e-6)
     np.testing.assert_allclose(model.embed_frames(clips[::-1]), vectors[::-1], atol=1e-6)
     np.testing.assert_allclose(np.concatenate([model.embed_texts([text]) for text in texts]), text_vectors, atol=1e-6)
-    monkeypatch.setattr(internvideo2, "_CLIPS_PER_PASS", 2)
-    monkeypatch.setattr(internvideo2, "_TEXTS_PER_PASS", 4)
+    monkeypatch.setattr(model.clips, "at_once", 2)  # as a GPU does it
+    monkeypatch.setattr(internvideo2, "_TEXTS_AT_ONCE", 4)
     np.testing.assert_allclose(model.embed_frames(clips), vectors, atol=1e-6)
     np.testing.assert_allclose(model.embed_texts(texts), text_vectors, atol=1e-6)
 

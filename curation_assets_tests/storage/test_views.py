@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation_assets.schemas import columns as c
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
@@ -27,10 +26,8 @@ from curation_assets_tests.storage.conftest import Root
 from curation_assets_tests.storage.rows import NOW, header, items, to_table, vid
 
 EMBEDDINGS = embeddings_table("finger-print", 4)
-AESTHETIC = TableSpec(
-    asset="clip_scores/aesthetic", view="clip_scores_aesthetic", columns=(c.CLIP_ID, c.AESTHETIC_SCORE), view_columns=("clip_id",)
-)
 SPECS = [RAW_VIDEOS, CLIPS, FRAME_SETS, CLIP_SCORES_PIXELS, EMBEDDINGS]
+WITH_AESTHETIC = [*SPECS, CLIP_SCORES_AESTHETIC]
 
 
 def table_of(root: Root, spec: TableSpec, source: str) -> VideoTable:
@@ -207,12 +204,51 @@ def test_scores_apply_each_sources_thresholds(local_root: Root):
         ]  # fmt: skip
         assert rows_of(connection, "SELECT count(*) FROM clip_scores WHERE kept AND source = 'free'") == [(3,)]
         assert connection.sql("SELECT * FROM clip_scores").columns == list(CLIP_SCORES_PIXELS.view_columns)
-    write(local_root, AESTHETIC, "two", 2, [item(vid(2), i, aesthetic_score=3.0 + i) for i in range(2)])
-    with connect(layout, [*SPECS, AESTHETIC], sources, reject_sql=reject_sql) as connection:
+    write(local_root, CLIP_SCORES_AESTHETIC, "two", 2, [item(vid(2), i, aesthetic_score=3.0 + i) for i in range(2)])
+    with connect(layout, WITH_AESTHETIC, sources, reject_sql=reject_sql) as connection:
         assert rows_of(connection, query)[3:] == [
             ("two", 0.0, 3.0, False, "ugly"),
             ("two", 0.1, 4.0, True, None),
             ("two", 0.2, None, True, None),
+        ]
+    with connect(layout, SPECS, sources, reject_sql=reject_sql) as connection:  # of whose tables that one is none
+        assert rows_of(connection, query)[3] == ("two", 0.0, None, True, None)
+    judged_by = {"one": [CLIP_SCORES_PIXELS], "two": [CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS]}
+    with connect(layout, WITH_AESTHETIC, sources, reject_sql=reject_sql, judged_by=judged_by) as connection:
+        assert rows_of(connection, query) == [
+            ("one", 0.0, None, False, "still"), ("one", 0.1, None, True, None), ("one", 0.2, None, True, None),
+            ("two", 0.0, 3.0, False, "ugly"), ("two", 0.1, 4.0, True, None), ("two", 0.2, None, None, "not_scored"),
+        ]  # fmt: skip
+
+
+def test_scores_are_joined_whichever_scorer_has_them(local_root: Root):
+    """Pixels of clips 0 and 1, aesthetics of 1 and 2; a score of another version of the video is not there."""
+    write(local_root, CLIP_SCORES_PIXELS, "one", 1, [item(vid(1), i, motion_mean=i / 10, video_etag="new") for i in (0, 1)])
+    write(local_root, CLIP_SCORES_PIXELS, "one", 2, [item(vid(2), i, motion_mean=0.5, video_etag="new") for i in (0, 1)])
+    write(local_root, CLIP_SCORES_AESTHETIC, "one", 1, [item(vid(1), i, aesthetic_score=4.0 + i, video_etag="new") for i in (1, 2)])
+    write(
+        local_root,
+        CLIP_SCORES_AESTHETIC,
+        "one",
+        2,
+        [item(vid(2), i, aesthetic_score=9.0, video_etag=etag) for i, etag in enumerate(("old", None))],
+    )
+    query = (
+        f"SELECT video_id, motion_mean, aesthetic_score, kept FROM clip_scores ORDER BY video_id = '{vid(2)}', 2 NULLS LAST, 3 NULLS LAST"
+    )
+    with connect(Layout(local_root.uri), WITH_AESTHETIC, ["one"]) as connection:
+        assert rows_of(connection, query) == [
+            (vid(1), 0.0, None, True), (vid(1), 0.1, 5.0, True), (vid(1), None, 6.0, True),
+            (vid(2), 0.5, 9.0, True), (vid(2), 0.5, None, True),
+        ]  # fmt: skip
+        scored = rows_of(
+            connection, f"SELECT scored_by FROM _clip_scores_rows WHERE video_id = '{vid(1)}' ORDER BY len(scored_by), scored_by"
+        )
+        assert scored == [(["clip_scores/aesthetic"],), (["clip_scores/pixels"],), (["clip_scores/pixels", "clip_scores/aesthetic"],)]
+    local_root.store().delete_prefix("tables/clip_scores/pixels")
+    with connect(Layout(local_root.uri), WITH_AESTHETIC, ["one"]) as connection:
+        assert rows_of(connection, "SELECT motion_mean, aesthetic_score, kept FROM clip_scores ORDER BY 2") == [
+            (None, score, True) for score in (5.0, 6.0, 9.0, 9.0)
         ]
 
 

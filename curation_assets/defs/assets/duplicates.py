@@ -12,7 +12,7 @@ from curation_assets.defs.corpus import materialize_corpus
 from curation_assets.defs.metadata import asset_spec, check_specs
 from curation_assets.defs.resources import CurationResource
 from curation_assets.models import registry
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import SCORER_TABLES
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -24,8 +24,7 @@ def build_duplicates(model: str, config: Config) -> dg.AssetsDefinition:
     """Build the asset of one model."""
     table = duplicates_table(model)
     deps = [embeddings_table(model, registry.spec(model).dim).asset_key, RAW_VIDEOS.asset_key]
-    if "pixels" in config.clip_scores.scorers:
-        deps.append(CLIP_SCORES_PIXELS.asset_key)
+    deps += [SCORER_TABLES[name].asset_key for name in config.clip_scores.scorers]
     if config.transcoded_clips.enabled:
         deps.append(TRANSCODED_CLIPS.asset_key)
     spec = asset_spec(

@@ -5,7 +5,7 @@ from functools import partial
 
 import dagster as dg
 
-from curation_assets.curation.checks import referential_integrity, unit_norms
+from curation_assets.curation.checks import frames_ready, referential_integrity, unit_norms
 from curation_assets.curation.embeddings import CODE_VERSION, update_embeddings
 from curation_assets.curation.looks import look_at_embeddings
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
@@ -22,7 +22,7 @@ def build_stage(model: str) -> CurationStage:
     table = embeddings_table(model, spec.dim)
     version = f"{CODE_VERSION}-{spec.revision}"
     return CurationStage(
-        tables=(Table(table, version, partial(look_at_embeddings, spec=table), (referential_integrity, unit_norms)),),
+        tables=(Table(table, version, partial(look_at_embeddings, spec=table), (referential_integrity, unit_norms, frames_ready)),),
         update=lambda run, _: update_embeddings(run, model),
     )
 
@@ -39,7 +39,7 @@ def build_embeddings(model: str) -> dg.AssetsDefinition:
         kinds={"lance", "numpy"},
         deps=[FRAME_SETS.asset_key],
     )
-    checks = check_specs(table.spec, ["failure_rate", "referential_integrity", "unit_norms", "source_readable"])
+    checks = check_specs(table.spec, ["failure_rate", "referential_integrity", "unit_norms", "frames_ready", "source_readable"])
 
     @dg.multi_asset(name=table.spec.view, specs=[spec], check_specs=checks, backfill_policy=backfill_policy)
     def embeddings(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:

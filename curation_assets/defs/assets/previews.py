@@ -11,7 +11,7 @@ from curation_assets.curation.previews import CODE_VERSION, update_previews
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import SCORER_TABLES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.previews import previews_table
@@ -30,7 +30,7 @@ def build_previews(name: str, config: Config) -> dg.AssetsDefinition:
     """Build the asset of one preview; the scores decide which clips are kept."""
     stage = build_stage(name)
     table = stage.tables[0]
-    scores = [CLIP_SCORES_PIXELS.asset_key] if "pixels" in config.clip_scores.scorers else []
+    scores = [SCORER_TABLES[name].asset_key for name in config.clip_scores.scorers]
     preview = config.previews[name]
     origin = FRAME_SETS.asset_key if preview.origin == "frames" else CLIPS.asset_key
     spec = asset_spec(

@@ -10,7 +10,7 @@ from curation_assets.curation.transcoded_clips import CODE_VERSION, update_trans
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
-from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
+from curation_assets.schemas.clip_scores import SCORER_TABLES
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -25,7 +25,7 @@ STAGE = CurationStage(
 
 def build_transcoded_clips(config: Config) -> dg.AssetsDefinition:
     """Build the asset; the scores decide which clips are kept."""
-    scores = [CLIP_SCORES_PIXELS.asset_key] if "pixels" in config.clip_scores.scorers else []
+    scores = [SCORER_TABLES[name].asset_key for name in config.clip_scores.scorers]
     spec = asset_spec(
         TRANSCODED_CLIPS,
         description="One MP4 per kept clip, exact to the frame: packets copied where a clip begins at a keyframe, encoded elsewhere; each file opened again "
