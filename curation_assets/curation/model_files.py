@@ -162,13 +162,19 @@ def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collec
         if (spec := registry.spec(name)).weights and tuple(embeddings_table(name, spec.dim).asset_key) in selected
     }
     for name, cache_dir in sorted(needed, key=str):
-        if missing := missing_packages():
-            raise SettingsError(
-                f"embeddings.models: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'"
-            )
-        weights = registry.spec(name).weights
-        assert weights is not None
-        try:
-            check_weights(weights, model=name, cache_dir=cache_dir)
-        except WeightsError as error:
-            raise SettingsError(str(error)) from error
+        check_model(name, cache_dir)
+
+
+def check_model(name: str, cache_dir: str | None) -> None:
+    """Check that one model can run; see `check_models`."""
+    weights = registry.spec(name).weights
+    if not weights:
+        return
+    if missing := missing_packages():
+        raise SettingsError(
+            f"embeddings.models: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'"
+        )
+    try:
+        check_weights(weights, model=name, cache_dir=cache_dir)
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
