@@ -61,7 +61,7 @@ class NearestRows:
             least = max(least, float(np.partition(rough, -self._most)[-self._most]))
         places = np.flatnonzero(rough >= least - _MARGIN)
         # each row's sum on its own, so that equal vectors have equal scores
-        distances = -np.round((vectors[places].astype(np.float64) * self._exact_query).sum(axis=1), _DECIMALS)
+        distances = -np.clip(np.round((vectors[places].astype(np.float64) * self._exact_query).sum(axis=1), _DECIMALS), -1, 1)
         ids = np.asarray(batch.column("clip_id").take(pa.array(places)).to_pylist(), "S36")
         best = np.lexsort((ids, distances))[: self._most]
         taken = batch.select([name for name in batch.schema.names if name != "embedding"]).take(pa.array(places[best])).to_pylist()

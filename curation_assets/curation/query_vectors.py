@@ -219,10 +219,11 @@ def _work(own: SourceRun, model: str, video: str) -> Iterator[str]:
     for spec, update in stages:
         update(own)
         for row in own.table(spec).headers(["outcome", "detail"]).to_pylist():
-            said = f"{video}: {row['outcome']}: {row['detail']}"
+            detail = (row["detail"] or "").removeprefix("the manifest names it, the store does not have it: ")  # nobody wrote a manifest
+            said = f"{video}: {row['outcome']}: {detail}"
             if not is_usable(row["outcome"]):
                 raise SettingsError(said)
-            if row["detail"]:
+            if detail:
                 yield said
     update_embeddings(own, model)
 

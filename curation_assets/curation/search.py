@@ -111,7 +111,8 @@ class Searcher:
         except (duckdb.Error, ValueError) as error:
             if where is None:
                 raise
-            raise SettingsError(f"the filter {where!r} is wrong: {' '.join(str(error).split())}") from error
+            said = " ".join(str(error).partition("\nLINE ")[0].split())  # the line is one of a query that nobody wrote
+            raise SettingsError(f"the filter {where!r} is wrong: {said}") from error
 
     def nearest(self, query: Vector, k: int, *, without: str | None = None) -> list[Hit]:
         """Find the k nearest clips.

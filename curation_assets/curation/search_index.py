@@ -110,13 +110,9 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
     if where is not None:
         alive = f"SELECT source, clip_id FROM ({alive}) JOIN ({_FILTERED}\n) USING (source, clip_id) WHERE (\n{where}\n)"
     with run.connect() as connection:
-        found = connection.execute(f"SELECT source, clip_id FROM ({alive}\n) ORDER BY source, clip_id").to_arrow_table()
-    by_source = {}
-    for name in sources:
-        ids = found.filter(pa.compute.equal(found["source"], name))["clip_id"]
-        if len(ids):
-            by_source[name] = np.asarray(ids.to_pylist(), "S36")
-    return by_source
+        found = connection.execute(f"SELECT source, clip_id FROM ({alive}\n) ORDER BY source, clip_id").fetchnumpy()
+    by_source = {name: np.asarray(found["clip_id"][found["source"] == name], "S36") for name in sources}
+    return {name: ids for name, ids in by_source.items() if len(ids)}
 
 
 # every column of the four views once: where two have one of a name, clips come first, then scores
