@@ -103,9 +103,9 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
         return {}
     view = embeddings_table(model, registry.spec(model).dim).view
     alive = f"""
-        SELECT e.source, e.clip_id FROM _{view}_rows e JOIN raw_videos v ON v.source = e.source AND v.video_id = e.video_id
+        SELECT e.source, e.clip_id FROM _{view}_rows e
         JOIN _clips_rows c ON c.source = e.source AND c.clip_id = e.clip_id AND {same_video("e")}
-            AND (v.etag = c.video_etag) IS NOT FALSE
+        JOIN raw_videos v ON v.source = c.source AND v.video_id = c.video_id AND (v.etag = c.video_etag) IS NOT FALSE
         WHERE e.scope = 'clip' AND e.outcome = '{Outcome.OK.value}' AND e.{in_list("source", sources)}"""
     if where is not None:
         alive = f"SELECT source, clip_id FROM ({alive}) JOIN ({_FILTERED}\n) USING (source, clip_id) WHERE (\n{where}\n)"
