@@ -21,6 +21,7 @@ from curation_assets.defs.assets.embeddings import build_embeddings
 from curation_assets.defs.assets.frame_sets import build_frame_sets
 from curation_assets.defs.assets.previews import build_previews
 from curation_assets.defs.assets.raw_videos import raw_videos
+from curation_assets.defs.assets.search_index import build_search_index
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
 from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
 from curation_assets.defs.resources import CurationResource
@@ -47,6 +48,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
             *(build_previews(name, config) for name in config.previews),
             *(build_duplicates(model, config) for model in config.embeddings.models),
+            *(build_search_index(model) for model in config.embeddings.models),
             build_curated_clips(tables, model=deciding_model(config)),
             curation_status,
         ],

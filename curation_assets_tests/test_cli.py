@@ -93,6 +93,7 @@ def test_run_then_everything_else(call, place, samples):
     assert json.loads(out)["corpus"] == document["corpus"]
     assert document["corpus"] == {
         "duplicates_fingerprint": {"outcomes": {}, "pending": 0},
+        "search_index_fingerprint": {"outcomes": {}, "pending": 0},
         "curated_clips": {"outcomes": {"selected": 2}, "pending": 0},
     }
 

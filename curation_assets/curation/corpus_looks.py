@@ -10,7 +10,9 @@ from PIL import Image
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.curated_clips import count_reasons
 from curation_assets.curation.looks import contact_sheet, draw_bars, stored_frames
+from curation_assets.models import registry
 from curation_assets.schemas.duplicates import duplicates_table
+from curation_assets.schemas.search_index import search_index_table
 
 _MOST_PAIRS = 6
 _MOST_CLIPS = 12
@@ -37,6 +39,15 @@ def look_at_duplicates(run: CorpusRun, model: str) -> str | None:
         if clip in frames and kept in frames:
             thumbs += [(frames[kept], f"{kept[:8]} kept"), (frames[clip], f"{clip[:8]} {similarity:.3f}")]
     return f"{summary}\n\n{contact_sheet(thumbs)}" if thumbs else summary
+
+
+def look_at_search_index(run: CorpusRun, model: str) -> str | None:
+    """Say how many vectors there are, and how they are searched."""
+    facts = run.table(search_index_table(model, registry.spec(model).dim)).facts()
+    if not facts.get("num_vectors"):
+        return None
+    how = "through an index" if facts["is_indexed"] else f"one by one; an index is made from {run.config.search.index_from:,} on"
+    return f"{facts['num_vectors']:,} vectors, searched {how}"
 
 
 def look_at_curated(run: CorpusRun) -> str | None:

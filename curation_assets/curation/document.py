@@ -15,6 +15,7 @@ from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import OutcomeClass, codes
 from curation_assets.schemas.previews import previews_table
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.search_index import search_index_table
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 
@@ -38,6 +39,7 @@ def render() -> str:
         TRANSCODED_CLIPS,
         previews_table("240p"),
         *map(duplicates_table, registry.names()),
+        *(search_index_table(name, registry.spec(name).dim) for name in registry.names()),
         CURATED_CLIPS,
     ]
     lines = [

@@ -171,14 +171,29 @@ def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collec
             if name in registry.SCORERS and tuple(SCORER_TABLES[name].asset_key) in selected:
                 needed.add(("clip_scores.aesthetic", name, cache_dir, settings.clip_scores.aesthetic.device))
     for where, name, cache_dir, device in sorted(needed, key=str):
-        if missing := missing_packages():
-            what = "embeddings.models" if where == "embeddings" else "clip_scores.scorers"
-            raise SettingsError(f"{what}: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'")
-        _check_device(where, name, device)
-        try:
-            check_weights(as_specs(registry.any_spec(name).weights), model=name, cache_dir=cache_dir)
-        except WeightsError as error:
-            raise SettingsError(str(error)) from error
+        check_model(name, cache_dir, where=where, device=device)
+
+
+def check_model(name: str, cache_dir: str | None, *, where: str = "embeddings", device: str = "auto") -> None:
+    """Check that one model can run; see `check_models`.
+
+    Args:
+        name: registry name of an embedder or a scorer.
+        cache_dir: of the settings.
+        where: the part of the settings that asks for it.
+        device: that is asked for.
+    """
+    weights = as_specs(registry.any_spec(name).weights)
+    if not weights:
+        return
+    if missing := missing_packages():
+        what = "embeddings.models" if where == "embeddings" else "clip_scores.scorers"
+        raise SettingsError(f"{what}: {name} needs {', '.join(missing)}, not installed here: pip install 'curation_assets[models]'")
+    _check_device(where, name, device)
+    try:
+        check_weights(weights, model=name, cache_dir=cache_dir)
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _check_device(where: str, name: str, device: str) -> None:

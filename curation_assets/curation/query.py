@@ -14,6 +14,7 @@ from curation_assets.schemas import names
 from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, SCORER_TABLES
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
+from curation_assets.schemas.search_index import search_index_table
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, SettingsError
@@ -37,7 +38,9 @@ def all_specs(config: Config) -> list[TableSpec]:
 
 def all_corpus_specs(config: Config) -> list[TableSpec]:
     """List the tables over all sources that may exist."""
-    specs = {spec.asset: spec for spec in (*corpus_specs(config), *map(duplicates_table, registry.names()))}
+    models = registry.names()
+    indexes = (search_index_table(model, registry.spec(model).dim) for model in models)
+    specs = {spec.asset: spec for spec in (*corpus_specs(config), *map(duplicates_table, models), *indexes)}
     return list(specs.values())
 
 

@@ -15,6 +15,7 @@ from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_looks import clip_frames
 from curation_assets.curation.media_looks import encode_moving, preview_pictures
 from curation_assets.schemas.previews import previews_table
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.storage.errors import NotFound
 
 MOST_CLIPS = 240
@@ -54,17 +55,54 @@ def render_sheet(run: CorpusRun, *, most_clips: int = MOST_CLIPS) -> str:
                 f"SELECT clip_id, key, start_ns FROM curated_clips WHERE clip_id IN ({marks})", kept
             ).fetchall()
         }
+    pictures = _pictures(run, clips)
+    shown = f"{len(clips):,} of {total:,} clips shown, {num_selected:,} of all selected"
+    figures = "\n".join(_figure(clip, pictures.get(clip["clip_id"]), **_verdict(clip, places)) for clip in clips)
+    return _page(
+        "Curated clips",
+        f"{shown}; warehouse {run.config.warehouse}",
+        "<input type=radio name=show id=all checked><label for=all>all</label><input type=radio name=show id=in><label for=in>selected</label>"
+        f"<input type=radio name=show id=out><label for=out>left out</label><main>{figures}</main>",
+    )
+
+
+def render_hits(run: CorpusRun, hits: Sequence[dict[str, Any]], *, title: str, model: str) -> str:
+    """Write the page of a search.
+
+    Args:
+        run: all sources.
+        hits: as `search` gives them, in their order.
+        title: what was looked for.
+        model: whose vectors were compared.
+    """
+    pictures = _pictures(run, hits)
+    files = _files(run, hits)
+    figures = "\n".join(
+        _figure({**hit, "uri": files.get(hit["clip_id"])}, pictures.get(hit["clip_id"]), kind="in", word=f"{hit['score']:.4f}")
+        for hit in hits
+    )
+    shown = f"{len(hits):,} clips by the cosine of their {model} vectors; warehouse {run.config.warehouse}"
+    return _page(title, shown, f"<main>{figures}</main>")
+
+
+def _page(title: str, shown: str, body: str) -> str:
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en>{head}<h1>{escape(title)}</h1><p>{escape(shown)}</p>{body}</html>\n"
+
+
+def _files(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Find the files of some clips, where they have one."""
+    marks = ", ".join("?" for _ in clips) or "NULL"
+    query = f"SELECT clip_id, uri FROM {TRANSCODED_CLIPS.view} WHERE uri IS NOT NULL AND clip_id IN ({marks})"
+    with run.connect() as connection:
+        return dict(connection.execute(query, [clip["clip_id"] for clip in clips]).fetchall())
+
+
+def _pictures(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tuple[str, bytes]]:
+    """Read a picture of some clips: their preview, else a stored frame."""
     pictures = _previews(run, clips)
     frames = clip_frames(run, [clip["clip_id"] for clip in clips if clip["clip_id"] not in pictures])
-    pictures |= {clip: ("image/jpeg", _to_jpeg(frame)) for clip, frame in frames.items()}
-    shown = f"{len(clips):,} of {total:,} clips shown, {num_selected:,} of all selected"
-    figures = "\n".join(_figure(clip, pictures.get(clip["clip_id"]), places) for clip in clips)
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Curated clips</title><style>{_STYLE}</style>"
-        f"<h1>Curated clips</h1><p>{shown}; warehouse {escape(run.config.warehouse)}</p>"
-        "<input type=radio name=show id=all checked><label for=all>all</label><input type=radio name=show id=in><label for=in>selected</label>"
-        f"<input type=radio name=show id=out><label for=out>left out</label><main>{figures}</main></html>\n"
-    )
+    return pictures | {clip: ("image/jpeg", _to_jpeg(frame)) for clip, frame in frames.items()}
 
 
 def _previews(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tuple[str, bytes]]:
@@ -83,9 +121,13 @@ def _previews(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tupl
     return pictures
 
 
-def _figure(clip: dict[str, Any], picture: tuple[str, bytes] | None, places: dict[str, str]) -> str:
-    kind = "in" if clip["is_selected"] else "out"
-    word = "selected" if clip["is_selected"] else _reasons(clip["reject_reasons"], places.get(clip["duplicate_of"] or ""))
+def _verdict(clip: dict[str, Any], places: dict[str, str]) -> dict[str, str]:
+    if clip["is_selected"]:
+        return {"kind": "in", "word": "selected"}
+    return {"kind": "out", "word": _reasons(clip["reject_reasons"], places.get(clip["duplicate_of"] or ""))}
+
+
+def _figure(clip: dict[str, Any], picture: tuple[str, bytes] | None, *, kind: str, word: str) -> str:
     image = "<div></div>"
     if picture is not None:
         image = f"<img loading=lazy alt='' src='data:{picture[0]};base64,{base64.b64encode(picture[1]).decode()}'>"

@@ -22,6 +22,7 @@ from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.previews import previews_table
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.search_index import search_index_table
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, ProcessingSettings, SettingsError
@@ -165,7 +166,12 @@ class SourceRun:
 
 def corpus_specs(settings: ProcessingSettings) -> list[TableSpec]:
     """List the tables over all sources that these settings make."""
-    return [*(duplicates_table(model) for model in settings.embeddings.models), CURATED_CLIPS]
+    models = settings.embeddings.models
+    return [
+        *(duplicates_table(model) for model in models),
+        *(search_index_table(model, registry.spec(model).dim) for model in models),
+        CURATED_CLIPS,
+    ]
 
 
 def deciding_model(settings: ProcessingSettings) -> str | None:

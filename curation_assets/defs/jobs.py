@@ -47,7 +47,7 @@ def build_curate_corpus(tables: list[TableSpec]) -> UnresolvedAssetJobDefinition
     return dg.define_asset_job(
         "curate_corpus",
         selection=dg.AssetSelection.assets(*keys, dg.AssetKey("curation_status")),
-        description="The tables over all sources: duplicates, curated_clips, and the status.",
+        description="The tables over all sources: duplicates, search indexes, curated_clips, and the status.",
     )
 
 

@@ -19,6 +19,7 @@ from curation_assets.settings.stages import (
     ModelsSettings,
     Preview,
     RawVideosSettings,
+    SearchSettings,
     Thresholds,
     TranscodedClipsSettings,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Preview",
     "ProcessingSettings",
     "RawVideosSettings",
+    "SearchSettings",
     "SettingsError",
     "SourceSettings",
     "Splitter",

@@ -18,6 +18,7 @@ from curation_assets.settings.stages import (
     ModelsSettings,
     Preview,
     RawVideosSettings,
+    SearchSettings,
     TranscodedClipsSettings,
 )
 
@@ -60,6 +61,7 @@ class ProcessingSettings(Model):
     transcoded_clips: TranscodedClipsSettings = TranscodedClipsSettings()
     previews: dict[str, Preview] = Field({"240p": Preview()}, description="Previews by name; each gets its own asset and table.")
     dedup: DedupSettings = DedupSettings()
+    search: SearchSettings = SearchSettings()
     engine: EngineSettings = EngineSettings()
     max_failed_fraction: float = Field(1.0, ge=0, le=1, description="`run` exits with 1 when a larger share of the items failed.")
 

@@ -311,6 +311,16 @@ class Preview(Model):
     frame_set: str = Field("embeddings", description="Which frame set, with from: frames.")
 
 
+class SearchSettings(Model):
+    """Search by a text, a clip or a video."""
+
+    index_from: int = Field(
+        100_000,
+        ge=1000,
+        description="Vectors of all sources together from which on search_index/<model> holds an index; with fewer every vector is looked at.",
+    )
+
+
 _KEEP_BY_CENTRE = ("hard", "easy", "random")
 _RANKS = tuple(column for columns in RANK_COLUMNS.values() for column in columns)
 RankColumn = Annotated[str, Field(pattern=f"^-?({'|'.join(_RANKS)})$")]

@@ -11,6 +11,7 @@ from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.curated_clips import update_curated_clips
 from curation_assets.curation.duplicates import update_duplicates
 from curation_assets.curation.query import clip_story
+from curation_assets.curation.search_index import update_search_index
 from curation_assets.curation.sheet import render_sheet
 from curation_assets.curation.warehouse import SourceRun, Warehouse, deciding_model, table_specs
 from curation_assets.engine.local import LocalEngine
@@ -61,6 +62,7 @@ class Corpus:
     def update(self):
         run = self.run
         duplicates = update_duplicates(run, MODEL)
+        update_search_index(run, MODEL)
         curated = update_curated_clips(run, tables=table_specs(run.config), model=deciding_model(run.config))
         return duplicates, curated
 
@@ -124,12 +126,12 @@ def test_a_sheet_of_nothing(corpus):
 
 
 def test_only_what_changed_is_made_anew(corpus):
-    assert [table["pending"] for table in corpus_status(corpus.run).values()] == [1, 1]
+    assert [table["pending"] for table in corpus_status(corpus.run).values()] == [1, 1, 1]
     assert [report.is_unchanged for report in corpus.update()] == [False, False]
     assert [report.is_unchanged for report in corpus.update()] == [True, True]
-    assert [table["pending"] for table in corpus_status(corpus.run).values()] == [0, 0]
+    assert [table["pending"] for table in corpus_status(corpus.run).values()] == [0, 0, 0]
     corpus.write("dedup: {eps: 0.00001}")
-    assert [table["pending"] for table in corpus_status(corpus.run).values()] == [1, 0]
+    assert [table["pending"] for table in corpus_status(corpus.run).values()] == [1, 0, 0]
     assert [report.is_unchanged for report in corpus.update()] == [False, False]
     corpus.write("dedup: {eps: 0.00001, model: none}")
     assert [report.is_unchanged for report in corpus.update()] == [True, False]

@@ -11,7 +11,7 @@ from curation_assets.defs.launch import RANGE_END, RANGE_START
 from curation_assets.defs.partitions import sync_partitions
 
 PARTITIONED = ["clip_scores/pixels", "clips", "embeddings/fingerprint", "frame_sets", "previews/240p", "raw_videos", "transcoded_clips"]
-CORPUS = ["curated_clips", "curation_status", "duplicates/fingerprint"]
+CORPUS = ["curated_clips", "curation_status", "duplicates/fingerprint", "search_index/fingerprint"]
 ASSETS = sorted(PARTITIONED + CORPUS)
 
 
@@ -208,6 +208,10 @@ def test_the_tables_over_all_sources(instance):
     metadata = duplicates.materialization.metadata
     assert (metadata["dagster/row_count"].value, metadata["num_clips"].value, metadata["is_unchanged"].value) == (2, 4, False)
     assert metadata["look"].value.count("data:image/") == 2
+    (index,) = events(result, "search_index/fingerprint")
+    metadata = index.materialization.metadata
+    assert (metadata["dagster/row_count"].value, metadata["num_vectors"].value, metadata["is_indexed"].value) == (0, 4, 0)
+    assert metadata["look"].value == "4 vectors, searched one by one; an index is made from 100,000 on"
     (curated,) = events(result, "curated_clips")
     assert curated.materialization.metadata["dagster/row_count"].value == 4
     assert "| duplicate | 2 |" in curated.materialization.metadata["look"].value
@@ -215,6 +219,7 @@ def test_the_tables_over_all_sources(instance):
     assert checks == {
         ("duplicates/fingerprint", "referential_integrity"): True,
         ("duplicates/fingerprint", "no_chains"): True,
+        ("search_index/fingerprint", "referential_integrity"): True,
         ("curated_clips", "referential_integrity"): True,
     }
     again = job.execute_in_process(instance=instance, raise_on_error=False)

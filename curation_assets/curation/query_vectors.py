@@ -1,0 +1,256 @@
+"""Query vectors: from a text, a stored clip, or a video that is in no source, to the vector to search with."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from curation_assets.curation.clips import update_clips
+from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.embeddings import update_embeddings
+from curation_assets.curation.frame_sets import update_frame_sets
+from curation_assets.curation.model_files import check_model
+from curation_assets.curation.model_frames import frame_set_of, frame_sets
+from curation_assets.curation.query import find_clip
+from curation_assets.curation.raw_videos import update_raw_videos
+from curation_assets.curation.sources import SourceRecord
+from curation_assets.curation.warehouse import SourceRun, Warehouse
+from curation_assets.engine.local import LocalEngine
+from curation_assets.models import load, registry
+from curation_assets.models.weights import WeightsError
+from curation_assets.schemas.clips import CLIPS
+from curation_assets.schemas.embeddings import embeddings_table
+from curation_assets.schemas.frame_sets import FRAME_SETS
+from curation_assets.schemas.outcomes import is_usable
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
+from curation_assets.settings import FixedStride, ProcessingSettings, SettingsError
+from curation_assets.storage.objects import child_uri
+from curation_assets.storage.snapshots import quoted
+
+Vector = npt.NDArray[np.float32]
+_WHOLE_PART_S = 1e9  # a clip length that nothing reaches: the part of the video is one clip
+_NAME = "query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What to look for: one of a text, a clip and a video.
+
+    Attributes:
+        text: words.
+        clip_id: a stored clip, or the beginning of its id.
+        video: absolute path or URI of a video.
+        start_s: where the part of the video begins that is meant, in seconds; None is its beginning.
+        end_s: where it ends; None is its end.
+
+    Raises:
+        SettingsError: none or several are given, the text is empty, or the part is.
+    """
+
+    text: str | None = None
+    clip_id: str | None = None
+    video: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.text, self.clip_id, self.video)) != 1:
+            raise SettingsError("name one thing to search for: a text, a clip, or a video")
+        if (self.text is not None and not self.text.strip()) or self.clip_id == "" or self.video == "":
+            raise SettingsError("there is nothing to search for: the text, clip or video is empty")
+        if self.video is None and self.is_part:
+            raise SettingsError("a start and an end belong to a video; a text or a clip has none")
+        start_s, end_s = self.start_s or 0.0, _WHOLE_PART_S if self.end_s is None else self.end_s
+        if not 0 <= start_s < end_s <= _WHOLE_PART_S:
+            raise SettingsError(f"the part [{start_s:g} s, {end_s:g} s) of the video is empty, or begins before zero")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a part of the video is meant."""
+        return self.start_s is not None or self.end_s is not None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """What to search with.
+
+    Attributes:
+        values: float32 (D,), unit length.
+        clip_id: the stored clip that it is of, None for others.
+        notes: what to know of it, in words.
+    """
+
+    values: Vector
+    clip_id: str | None = None
+    notes: Sequence[str] = ()
+
+
+def choose_model(run: CorpusRun, query: Query, wanted: str | None) -> str:
+    """Choose the model whose vectors are searched.
+
+    Args:
+        run: all sources.
+        query: what to look for; a text needs a model that embeds texts.
+        wanted: registry name; None for the first of `embeddings.models` that fits and has vectors.
+
+    Raises:
+        SettingsError: no such model, it takes no texts, or there are no vectors of it; says what to do.
+    """
+    with_text = [name for name in registry.names() if registry.spec(name).has_text]
+    if wanted is not None:
+        try:
+            spec = registry.spec(wanted)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        if query.text is not None and not spec.has_text:
+            raise SettingsError(f"{wanted} does not embed texts; models that do: {', '.join(with_text)}. Or search with a clip or a video")
+        if not _has_vectors(run, wanted):
+            raise SettingsError(f"there are no vectors of {wanted} yet; make them: {_how_to_make(run, wanted)}")
+        return wanted
+    fitting = [name for name in run.config.embeddings.models if query.text is None or name in with_text]
+    for name in fitting:
+        if _has_vectors(run, name):
+            return name
+    if fitting:
+        raise SettingsError(f"there are no vectors of {' or '.join(fitting)} yet; make them: curation-assets run")
+    if query.text is None:
+        raise SettingsError(f"embeddings.models names no model; make vectors: {_how_to_make(run, registry.names()[0])}")
+    has = ", ".join(run.config.embeddings.models) or "none"
+    raise SettingsError(
+        f"no model of embeddings.models ({has}) embeds texts. Make vectors of one that does, {', '.join(with_text)}, for example: "
+        f"curation-assets models download {with_text[0]}, then {_how_to_make(run, with_text[0])}. Or search with a clip or a video"
+    )
+
+
+def _has_vectors(run: CorpusRun, model: str) -> bool:
+    table = embeddings_table(model, registry.spec(model).dim)
+    return any(run.warehouse.table(table, name).num_rows() for name in run.sources)
+
+
+def _how_to_make(run: CorpusRun, model: str) -> str:
+    models = run.config.embeddings.models
+    if model in models:
+        return "curation-assets run"
+    return f'curation-assets run --set "embeddings.models=[{", ".join([*models, model])}]"'
+
+
+def query_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
+    """Give the vector of a query.
+
+    Raises:
+        SettingsError: there is no such clip, it has no vector, the weights are not ready, or the video gives none; says why.
+    """
+    if query.clip_id is not None:
+        return _stored_vector(run, query.clip_id, model)
+    check_model(model, run.config.models.cache_dir)
+    try:
+        if query.text is not None:
+            return _text_vector(run, query.text, model)
+        return _video_vector(run, query, model)
+    except (WeightsError, PermissionError) as error:
+        raise SettingsError(str(error)) from error
+
+
+def _text_vector(run: CorpusRun, text: str, model: str) -> QueryVector:
+    settings = run.config
+    weights = settings.models.cache_dir if registry.spec(model).weights else None
+    embedder = load(model, weights=weights, allow_remote_code=model in settings.embeddings.allow_remote_code)
+    return QueryVector(embedder.embed_texts([text])[0])  # type: ignore[attr-defined] # its spec has_text
+
+
+def _stored_vector(run: CorpusRun, clip_id: str, model: str) -> QueryVector:
+    with run.connect() as connection:
+        clip = find_clip(connection, clip_id)
+    if clip is None:
+        raise SettingsError(f"no clip {clip_id!r}; curation-assets sql 'select clip_id from clips' lists them")
+    spec = embeddings_table(model, registry.spec(model).dim)
+    where = f"scope = 'clip' AND clip_id = {quoted(clip['clip_id'])}"
+    rows = run.source_run(clip["source"]).read(spec, ["outcome", "detail", "embedding"], where=where).to_pylist()
+    if not rows or rows[0]["embedding"] is None:
+        why = f"{rows[0]['outcome']}: {rows[0]['detail']}" if rows else "it waits for a run, or embeddings.scopes leaves clips out"
+        raise SettingsError(f"clip {clip['clip_id']} has no vector of {model}: {why}")
+    return QueryVector(np.asarray(rows[0]["embedding"], np.float32), clip["clip_id"])
+
+
+def _video_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
+    """Take a video through the stages into a warehouse of its own, which is thrown away: so it is decoded, cut, sampled and embedded as the stored ones are."""
+    assert query.video is not None
+    settings = _settings_for(run.config, model, query)
+    with (
+        tempfile.TemporaryDirectory(prefix="curation-assets-query-") as folder,
+        LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s) as engine,
+    ):
+        manifest = Path(folder) / "query.json"
+        entry = {"uri": query.video, "start_s": query.start_s, "end_s": query.end_s}
+        manifest.write_text(json.dumps([entry]), encoding="utf-8")
+        record = SourceRecord(_NAME, str(manifest), True, _storage_options(run, query.video))
+        own = SourceRun(record, settings, Warehouse(str(Path(folder) / "warehouse")), engine, log=run.log)
+        notes = list(_work(own, model, query.video))
+        spec = embeddings_table(model, registry.spec(model).dim)
+        found = own.read(spec, ["scope", "outcome", "detail", "embedding"]).to_pylist()
+    vectors = [row["embedding"] for row in found if row["scope"] == "clip" and row["embedding"] is not None]
+    mean = np.mean(np.asarray(vectors, np.float64), axis=0) if vectors else np.zeros(1)
+    norm = float(np.linalg.norm(mean))
+    if norm < 1e-6:
+        why = "its clips' vectors cancel out" if vectors else next((f"{row['outcome']}: {row['detail']}" for row in found), "no clip")
+        raise SettingsError(f"{query.video}: {why}")
+    return QueryVector((mean / norm).astype(np.float32), notes=notes)
+
+
+def _work(own: SourceRun, model: str, video: str) -> Iterator[str]:
+    """Run the stages; yields what was lost on the way.
+
+    Raises:
+        SettingsError: a stage ends with nothing of the video.
+    """
+    stages: Sequence[tuple[TableSpec, Callable[[SourceRun], object]]] = (
+        (RAW_VIDEOS, update_raw_videos),
+        (CLIPS, update_clips),
+        (FRAME_SETS, partial(update_frame_sets, specs=(FRAME_SETS,))),
+    )
+    for spec, update in stages:
+        update(own)
+        for row in own.table(spec).headers(["outcome", "detail"]).to_pylist():
+            detail = (row["detail"] or "").removeprefix("the manifest names it, the store does not have it: ")  # nobody wrote a manifest
+            said = f"{video}: {row['outcome']}: {detail}"
+            if not is_usable(row["outcome"]):
+                raise SettingsError(said)
+            if detail:
+                yield said
+    update_embeddings(own, model)
+
+
+def _settings_for(settings: ProcessingSettings, model: str, query: Query) -> ProcessingSettings:
+    """Leave of the settings what one model's vectors of one video need."""
+    name = frame_set_of(settings, model)
+    sets = {key: item for key, item in frame_sets(settings).items() if key == name}
+    clips = settings.clips
+    if query.is_part:
+        clips = clips.model_copy(update={"splitter": FixedStride(clip_len_s=_WHOLE_PART_S, min_clip_len_s=0)})
+    return settings.model_copy(
+        update={
+            "raw_videos": settings.raw_videos.model_copy(update={"extensions": [""]}),  # it was named, whatever its name ends with
+            "clips": clips,
+            "frame_sets": settings.frame_sets.model_copy(update={"sets": sets}),
+            "embeddings": settings.embeddings.model_copy(
+                update={"models": [model], "scopes": ["clip"], "frame_set": name if sets else None}
+            ),
+        }
+    )
+
+
+def _storage_options(run: CorpusRun, uri: str) -> dict[str, str]:
+    """Take the options of the source below whose root a video lies, else the warehouse's."""
+    for record, _ in run.sources.values():
+        root = record.uri.rpartition("/")[0] if record.is_manifest else record.uri
+        if uri.startswith(child_uri(root, "")):
+            return record.storage_options
+    return run.config.storage_options
