@@ -47,16 +47,15 @@ class LoadedModel:
         return self.text_vectors[tuple(texts)]
 
 
-def load_model(settings: ProcessingSettings, spec: EmbedderSpec, *, log: Callable[[str], None]) -> tuple[LoadedModel, Callable[[], int]]:
-    """Load a model, or take the one that the process holds, and set how much of a GPU it may take and how many clips go into a call.
+def held_model(settings: ProcessingSettings, spec: EmbedderSpec) -> tuple[LoadedModel, int | None]:
+    """Load a model, or take the one that the process holds, and set how much of a GPU it may take.
 
     Args:
         settings: of the source.
         spec: which model. One without weights runs on the CPU in its own format, whatever the settings say.
-        log: told where it runs.
 
     Returns:
-        The model, and a function that says how many clips to decode together; on a GPU fewer from then on when its memory did not hold so many.
+        The model, and the bytes of GPU memory that it may take, None on the CPU.
 
     Raises:
         WeightsError: files that are missing, damaged or of another model, or code that may not run.
@@ -77,7 +76,28 @@ def load_model(settings: ProcessingSettings, spec: EmbedderSpec, *, log: Callabl
 
     files = tuple(str(snapshot_folder(weights, cache_dir)) for weights in as_specs(spec.weights))
     try:
-        model = shared((spec.name, device, dtype, files, is_allowed, chosen.compile), build)
+        return shared((spec.name, device, dtype, files, is_allowed, chosen.compile), build), allowed_bytes
+    except RuntimeError as error:
+        raise _named(error, spec.name, allowed_bytes) from error
+
+
+def load_model(settings: ProcessingSettings, spec: EmbedderSpec, *, log: Callable[[str], None]) -> tuple[LoadedModel, Callable[[], int]]:
+    """Load a model as `held_model`, and set how many clips go into a call.
+
+    Args:
+        settings: of the source.
+        spec: which model.
+        log: told where it runs.
+
+    Returns:
+        The model, and a function that says how many clips to decode together; on a GPU fewer from then on when its memory did not hold so many.
+
+    Raises:
+        WeightsError, SettingsError, ValueError: as `held_model`.
+    """
+    chosen = settings.embeddings
+    model, allowed_bytes = held_model(settings, spec)
+    try:
         size = _batch_size(model, spec, chosen, allowed_bytes)
     except RuntimeError as error:
         raise _named(error, spec.name, allowed_bytes) from error

@@ -16,6 +16,7 @@ from curation_assets.curation.clips import update_clips
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.curation.frame_sets import update_frame_sets
+from curation_assets.curation.loaded_models import held_model
 from curation_assets.curation.model_files import check_model
 from curation_assets.curation.model_frames import frame_set_of, frame_sets
 from curation_assets.curation.query import find_clip
@@ -23,7 +24,7 @@ from curation_assets.curation.raw_videos import update_raw_videos
 from curation_assets.curation.sources import SourceRecord
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine
-from curation_assets.models import load, registry
+from curation_assets.models import registry
 from curation_assets.models.weights import WeightsError
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
@@ -150,7 +151,7 @@ def query_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
     """
     if query.clip_id is not None:
         return _stored_vector(run, query.clip_id, model)
-    check_model(model, run.config.models.cache_dir)
+    check_model(model, run.config.models.cache_dir, device=run.config.embeddings.device)
     try:
         if query.text is not None:
             return _text_vector(run, query.text, model)
@@ -160,10 +161,8 @@ def query_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
 
 
 def _text_vector(run: CorpusRun, text: str, model: str) -> QueryVector:
-    settings = run.config
-    weights = settings.models.cache_dir if registry.spec(model).weights else None
-    embedder = load(model, weights=weights, allow_remote_code=model in settings.embeddings.allow_remote_code)
-    return QueryVector(embedder.embed_texts([text])[0])  # type: ignore[attr-defined] # its spec has_text
+    loaded, _ = held_model(run.config, registry.spec(model))
+    return QueryVector(loaded.embed_texts([text])[0])
 
 
 def _stored_vector(run: CorpusRun, clip_id: str, model: str) -> QueryVector:
