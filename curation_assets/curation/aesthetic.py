@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from curation_assets.curation.embeddings import DeviceError
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.frame_batches import FrameBatch, FrameShape
+from curation_assets.curation.frame_batches import FrameBatch, FrameShape, read_frame_batches
+from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.incremental import StageReport
 from curation_assets.curation.model_frames import frame_set_of
-from curation_assets.curation.model_stage import stored_frames_ready, update_from_frames
+from curation_assets.curation.model_stage import FrameModel, name_gpu_error, stored_frames_ready, update_from_frames
 from curation_assets.curation.pieces import Row
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.models import aesthetic
-from curation_assets.models.batching import is_device_error
-from curation_assets.models.shared import release, shared
+from curation_assets.models.shared import shared
 from curation_assets.models.weights import check_weights, snapshot_folder
 from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
+from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import SettingsError
 
@@ -38,15 +39,7 @@ def update_aesthetic(run: SourceRun) -> StageReport:
         SettingsError: its memory does not hold the model and one frame.
         DeviceError: the GPU failed.
     """
-    return update_from_frames(
-        run,
-        CLIP_SCORES_AESTHETIC,
-        expected_aesthetic(run),
-        frame_set=frame_set_of(run.settings, aesthetic.SPEC.name),
-        shape=FrameShape(aesthetic.SPEC.height_px, aesthetic.SPEC.width_px, aesthetic.SPEC.resize, select=np.arange),
-        frames_per_batch=run.settings.clip_scores.aesthetic.batch_size,
-        load=lambda: _load(run),
-    )
+    return update_from_frames(run, CLIP_SCORES_AESTHETIC, lambda: expected_aesthetic(run), load=lambda: _Scoring(run))
 
 
 def expected_aesthetic(run: SourceRun) -> Expected:
@@ -57,28 +50,42 @@ def expected_aesthetic(run: SourceRun) -> Expected:
     return Expected({identity: fingerprint(CLIP_SCORES_AESTHETIC.asset, made_by, frames) for identity, frames in ready.items()}, waiting)
 
 
-def _load(run: SourceRun) -> Callable[[FrameBatch], Iterator[Row]]:
-    settings, cache_dir = run.settings.clip_scores.aesthetic, run.settings.models.cache_dir
-    spec = aesthetic.SPEC
+class _Scoring(FrameModel):
+    """The scorer over one source's stored frames."""
 
-    def build() -> aesthetic.AestheticScorer:
-        # a run that was not started from the command line has not been checked yet
-        check_weights(spec.weights, model=spec.name, cache_dir=cache_dir)
-        return aesthetic.AestheticScorer(cache_dir, device=settings.device, dtype=settings.dtype)
+    def __init__(self, run: SourceRun) -> None:
+        self._run = run
+        self._settings, cache_dir = run.settings.clip_scores.aesthetic, run.settings.models.cache_dir
+        spec, settings = aesthetic.SPEC, self._settings
 
-    files = tuple(str(snapshot_folder(weights, cache_dir)) for weights in spec.weights)
-    scorer = shared((spec.name, settings.device, settings.dtype, files), build)
-    if scorer.frames.device.type == "cuda":
-        scorer.frames.at_once = settings.batch_size
+        def build() -> aesthetic.AestheticScorer:
+            # a run that was not started from the command line has not been checked yet
+            check_weights(spec.weights, model=spec.name, cache_dir=cache_dir)
+            return aesthetic.AestheticScorer(cache_dir, device=settings.device, dtype=settings.dtype)
 
-    def to_rows(batch: FrameBatch) -> Iterator[Row]:
-        try:
-            scores = scorer.score_frames(batch.frames)
-        except RuntimeError as error:
-            raise _named(error) from error
-        return _rows(batch, scores.astype(np.float64), settings.reduction)
+        files = tuple(str(snapshot_folder(weights, cache_dir)) for weights in spec.weights)
+        self._scorer = shared((spec.name, settings.device, settings.dtype, files), build)
+        if self._scorer.frames.device.type == "cuda":
+            self._scorer.frames.at_once = settings.batch_size
 
-    return to_rows
+    def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
+        """Score clips in batches; see `FrameModel.batches`."""
+        spec = aesthetic.SPEC
+        batches = read_frame_batches(
+            self._run,
+            frame_set_of(self._run.settings, spec.name),
+            fingerprints=expected_frames(self._run, FRAME_SETS).fingerprints,
+            video_ids=video_ids,
+            shape=FrameShape(spec.height_px, spec.width_px, spec.resize, select=np.arange),
+            frames_per_batch=lambda: self._settings.batch_size,
+        )
+        with closing(batches):
+            for batch in batches:
+                try:
+                    scores = self._scorer.score_frames(batch.frames)
+                except RuntimeError as error:
+                    raise name_gpu_error(error, spec.name, no_room=_no_room, on_cpu=f"set {_ON_CPU}") from error
+                yield batch, _rows(batch, scores.astype(np.float64), self._settings.reduction)
 
 
 def _rows(batch: FrameBatch, scores: npt.NDArray[np.float64], reduction: Literal["min", "mean"]) -> Iterator[Row]:
@@ -105,18 +112,7 @@ def _rows(batch: FrameBatch, scores: npt.NDArray[np.float64], reduction: Literal
         }
 
 
-def _named(error: RuntimeError) -> Exception:
-    """Name what a GPU gave up with; anything else is left alone."""
-    import torch
-
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return SettingsError(
-            f"aesthetic with one frame does not fit into the GPU's memory ({error}); end what else uses the card, or set {_ON_CPU}"
-        )
-    if not is_device_error(error):
-        return error
-    release()
-    return DeviceError(
-        f"the GPU failed while aesthetic ran ({str(error).splitlines()[0]}); what was committed stays: see to the GPU (nvidia-smi, dmesg) and run again, or set "
-        f"{_ON_CPU}"
+def _no_room(model: str, error: BaseException) -> SettingsError:
+    return SettingsError(
+        f"{model} with one frame does not fit into the GPU's memory ({error}); end what else uses the card, or set {_ON_CPU}"
     )

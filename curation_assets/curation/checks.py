@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation_assets.curation.corpus import CorpusRun
-from curation_assets.curation.embeddings import describe_waiting
 from curation_assets.curation.media_files import media_sizes
+from curation_assets.curation.model_stage import describe_waiting
 from curation_assets.curation.status import expected_for, failed_fraction
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.clips import CLIPS

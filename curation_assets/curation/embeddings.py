@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,21 @@ from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_batches import FrameBatch, FrameShape, Refusal, read_frame_batches
 from curation_assets.curation.frame_sets import expected_frames
-from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, run_stage
+from curation_assets.curation.incremental import PieceResults, StageReport
 from curation_assets.curation.loaded_models import load_model, out_of_memory
-from curation_assets.curation.model_frames import frame_set_of, frame_sets
+from curation_assets.curation.model_frames import frame_set_of
+from curation_assets.curation.model_stage import FrameModel, name_gpu_error, stored_frames_ready, update_from_frames
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import Header, SourceRun
 from curation_assets.engine.local import Done
 from curation_assets.models import registry
-from curation_assets.models.batching import Uploader, is_device_error
+from curation_assets.models.batching import Uploader
 from curation_assets.models.embedder import EmbedderSpec, select_first_frames, select_frames
-from curation_assets.models.shared import release
 from curation_assets.schemas.columns import TEXT_SCORES
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
-from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
-from curation_assets.settings import EmbeddingsSettings, SettingsError
+from curation_assets.schemas.outcomes import Outcome
+from curation_assets.settings import EmbeddingsSettings
 from curation_assets.storage.layout import item_row_id
 from curation_assets.storage.snapshots import in_list
 
@@ -44,37 +43,13 @@ def update_embeddings(run: SourceRun, model: str) -> StageReport:
         model: registry name.
     """
     spec = registry.spec(model)
-    table = embeddings_table(model, spec.dim)
-    with run.writing(table) as writer:
-        headers = run.headers(table)
-        expected = expected_embeddings(run, model)
-        work = run.limited(expected.work(headers, retry_failed=run.retry_failed))
-        made_from = run.table(FRAME_SETS).headers(["video_id", "video_etag"])
-        etags = dict(zip(made_from.column("video_id").to_pylist(), made_from.column("video_etag").to_pylist(), strict=True))
-        # vectors that are as wanted, with other texts than those that are asked for now
-        kept = {identity for identity in work if _has_vectors(headers.get(identity), expected.fingerprints[identity])}
-        work.sort(key=lambda identity: identity not in kept)
-        plans = (
-            Plan(identity, etags[identity], {table.asset: expected.fingerprints[identity]}, [Piece(identity, _no_piece, identity in kept)])
-            for identity in work
-        )
-        if work:
-            run.engine.close()  # the model works in this process; idle workers would only hold memory
-        embedding = _Embedding(run, spec) if work else None
-        report = run_stage(
-            plans,
-            stage=_Nothing(),
-            writer=writer,
-            run_pieces=lambda pieces: embedding.run_pieces(pieces) if embedding else iter(()),
-            progress=run.progress(table, len(work)),
-        )
-        gone = expected.gone(headers)
-        run.table(table).delete_videos(gone)
-        report.num_removed = len(gone)
-        report.num_unchanged = len(expected.fingerprints) - len(work)
-    if waiting := describe_waiting(run, expected):
-        run.log(f"{run.source}: {table.asset}: {waiting}")
-    return report
+    return update_from_frames(
+        run,
+        embeddings_table(model, spec.dim),
+        lambda: expected_embeddings(run, model),
+        load=lambda: _Embedding(run, spec),
+        is_kept=_has_vectors,  # as wanted, with other texts than those that are asked for now
+    )
 
 
 def expected_embeddings(run: SourceRun, model: str) -> Expected:
@@ -83,15 +58,7 @@ def expected_embeddings(run: SourceRun, model: str) -> Expected:
     A fingerprint is that of the vectors; where texts are compared with them, that of the texts follows after a dash.
     """
     settings, spec = run.settings.embeddings, registry.spec(model)
-    frames = expected_frames(run, FRAME_SETS)
-    headers = run.headers(FRAME_SETS)
-    ready, waiting = frames.usable(headers)
-    # Frames that failed may be there after a retry, with the same fingerprint: then their content differs.
-    retried = {identity: header.content_hash for identity, header in ready.items() if outcome_class(header.outcome) is not OutcomeClass.OK}
-    # What the model consumes is the one frame set that it reads, so that another set beside it recomputes nothing.
-    frame_set = frame_set_of(run.settings, model)
-    is_only = set(frame_sets(run.settings)) == {frame_set}
-    consumed = frames if is_only else expected_frames(run, FRAME_SETS, only=frame_set)
+    ready, waiting = stored_frames_ready(run, frame_set_of(run.settings, model))
     # Of the policies only `refuse` is about the model; what the others do to the frames is in the frames' own fingerprint.
     tree: list[Any] = ["refuse" if settings.too_few_frames == "refuse" else "repeat", sorted(settings.scopes)]
     if settings.selection != "uniform":
@@ -101,28 +68,11 @@ def expected_embeddings(run: SourceRun, model: str) -> Expected:
     texts = f"-{fingerprint('text_scores', CODE_VERSION, settings.texts_to_verify)}" if spec.has_text and settings.texts_to_verify else ""
     return Expected(
         {
-            identity: fingerprint(
-                "embeddings", CODE_VERSION, model, spec.revision, consumed.fingerprints[identity], tree, retried.get(identity)
-            )
-            + texts
-            for identity in ready
+            identity: fingerprint("embeddings", CODE_VERSION, model, spec.revision, frames, tree, retried) + texts
+            for identity, (frames, retried) in ready.items()
         },
         waiting,
     )
-
-
-def describe_waiting(run: SourceRun, expected: Expected) -> str | None:
-    """Say which videos have no frames to embed yet, and what to do; None when there are none."""
-    if not expected.blocked:
-        return None
-    known = run.headers(FRAME_SETS).keys() & expected.blocked
-    parts = [
-        f"of {len(known)} the stored frames were made with other settings, from other clips or from an older upload" if known else "",
-        f"{len(expected.blocked) - len(known)} have no frames yet" if len(known) < len(expected.blocked) else "",
-    ]
-    is_clips = bool(expected_frames(run, FRAME_SETS).blocked)
-    remedy = "run without --select: clips are to be made first" if is_clips else "add --select frame_sets to the run"
-    return f"{len(expected.blocked)} videos wait and keep what they have: {', '.join(filter(None, parts))}; {remedy}"
 
 
 def _has_vectors(header: Header | None, wanted: str) -> bool:
@@ -130,11 +80,7 @@ def _has_vectors(header: Header | None, wanted: str) -> bool:
     return header is not None and header.fingerprint != wanted and header.fingerprint.partition("-")[0] == wanted.partition("-")[0]
 
 
-class DeviceError(Exception):
-    """The GPU failed while a model ran; this process cannot use it any more."""
-
-
-class _Embedding:
+class _Embedding(FrameModel):
     """One model over one source's stored frames."""
 
     def __init__(self, run: SourceRun, spec: EmbedderSpec) -> None:
@@ -151,36 +97,10 @@ class _Embedding:
             spec.height_px, spec.width_px, spec.resize, select=lambda count: select(count, spec.frames), refuse=self._refusal
         )
 
-    def run_pieces(self, pieces: Iterable[Piece]) -> PieceResults:
-        """Embed the videos of many pieces together; those whose vectors are kept come first, and get their scores anew."""
-        for is_kept, some in groupby(pieces, key=lambda piece: bool(piece.payload)):
-            if is_kept:
-                for group in batched(some, _VIDEOS_PER_READ):
-                    yield from self._score_again(group)
-            else:
-                yield from self._embed_videos(some)
-
-    def _embed_videos(self, pieces: Iterable[Piece]) -> PieceResults:
-        by_video: dict[str, Piece] = {}
-        rows: dict[str, list[Row]] = {}
-
-        def video_ids() -> Iterator[str]:
-            for piece in pieces:
-                by_video[piece.video_id], rows[piece.video_id] = piece, []
-                yield piece.video_id
-
-        try:
-            for batch, vectors in self._embedded(video_ids()):
-                for row in self._rows(batch, vectors):
-                    rows[row.pop("video_id")].append(row)
-                for identity in batch.complete:
-                    piece, found = by_video.pop(identity), rows.pop(identity)
-                    if identity in batch.changed:
-                        self._run.log(f"{self._run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
-                    else:
-                        yield Done(piece, Result(rows={self._table.asset: self._scored(self._finish(identity, found))}))
-        except (DeviceError, SettingsError) as error:  # what is complete is committed before the run ends with it
-            yield Done(next(iter(by_video.values())), Result(error=error))
+    def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
+        """Embed clips in batches; see `FrameModel.batches`."""
+        for batch, vectors in self._embedded(video_ids):
+            yield batch, self._rows(batch, vectors)
 
     def _embedded(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, npt.NDArray[np.float32]]]:
         """Yield batches with their vectors, (number of clips taken, D).
@@ -221,17 +141,7 @@ class _Embedding:
     def _named(self, error: RuntimeError) -> Exception:
         if not self._spec.weights:
             return error
-        import torch
-
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            return out_of_memory(self._spec.name, error)
-        if not is_device_error(error):
-            return error
-        release()
-        return DeviceError(
-            f"the GPU failed while {self._spec.name} ran ({str(error).splitlines()[0]}); what was committed stays: see to the GPU (nvidia-smi, dmesg) and run "
-            "again, or with --set embeddings.device=cpu"
-        )
+        return name_gpu_error(error, self._spec.name, no_room=out_of_memory, on_cpu="with --set embeddings.device=cpu")
 
     def _rows(self, batch: FrameBatch, found: npt.NDArray[np.float32]) -> Iterator[Row]:
         """Make a row of every clip of a batch, in input order."""
@@ -261,7 +171,7 @@ class _Embedding:
             return Outcome.TOO_FEW_FRAMES, f"{num_frames} frames, the model takes {self._spec.frames}; embeddings.too_few_frames is refuse"
         return None
 
-    def _score_again(self, pieces: Sequence[Piece]) -> PieceResults:
+    def again(self, pieces: Sequence[Piece]) -> PieceResults:
         """Give stored rows as they are, with the scores of the texts that are asked for now."""
         own = ["video_id", "row_id", "outcome", "detail", *(column.name for column in self._table.columns if column is not TEXT_SCORES)]
         rows: dict[str, list[Row]] = {piece.video_id: [] for piece in pieces}
@@ -286,7 +196,11 @@ class _Embedding:
             for row in rows
         ]
 
-    def _finish(self, video_id: str, rows: list[Row]) -> list[Row]:
+    def finish(self, video_id: str, rows: list[Row]) -> list[Row]:
+        """Add the video's own row, and compare the vectors with the texts."""
+        return self._scored(self._with_video(video_id, rows))
+
+    def _with_video(self, video_id: str, rows: list[Row]) -> list[Row]:
         rows.sort(key=lambda row: (row["start_ns"], row["end_ns"]))
         result = list(rows) if "clip" in self._settings.scopes else []
         if "video" not in self._settings.scopes:
@@ -323,15 +237,3 @@ def text_scores(vectors: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     found: npt.NDArray[np.float32] = (exponentials / exponentials.sum(1, keepdims=True)).astype(np.float32)
     return found
-
-
-def _no_piece(_: bool) -> Result:
-    raise AssertionError("embedding works on many pieces at once, never on one")
-
-
-class _Nothing:
-    def failed(self, piece: Piece, outcome: Outcome, detail: str) -> Result:
-        return Result(outcome=outcome, detail=detail)
-
-    def finish(self, plan: Plan, partials: Sequence[Any]) -> Mapping[str, Sequence[Row]]:
-        return {}

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from itertools import groupby
 from typing import Any
 
-from curation_assets.curation.embeddings import DeviceError, describe_waiting
 from curation_assets.curation.expected import Expected
-from curation_assets.curation.frame_batches import FrameBatch, FrameShape, read_frame_batches
+from curation_assets.curation.frame_batches import FrameBatch
 from curation_assets.curation.frame_sets import expected_frames
-from curation_assets.curation.incremental import PieceResults, Plan, StageReport, run_stage
+from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, run_stage
+from curation_assets.curation.model_frames import frame_sets
 from curation_assets.curation.pieces import Piece, Result, Row
-from curation_assets.curation.warehouse import SourceRun
+from curation_assets.curation.warehouse import Header, SourceRun
 from curation_assets.engine.local import Done
+from curation_assets.models.batching import is_device_error
+from curation_assets.models.shared import release
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import SettingsError
 
+_VIDEOS_PER_READ = 64
 
-def stored_frames_ready(run: SourceRun, frame_set: str) -> tuple[dict[str, list[str | None]], set[str]]:
+
+class DeviceError(Exception):
+    """The GPU failed while a model ran; this process cannot use it any more."""
+
+
+class FrameModel:
+    """What a stage does with its model; made when there is work for it."""
+
+    def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
+        """Read the stored frames of videos and yield each batch with one row per clip of it, which has its `video_id`.
+
+        Raises:
+            DeviceError: the GPU failed.
+            SettingsError: its memory does not hold one clip.
+        """
+        raise NotImplementedError
+
+    def finish(self, video_id: str, rows: list[Row]) -> list[Row]:
+        """Make a video's rows from those of its clips; by default they are those."""
+        del video_id
+        return rows
+
+    def again(self, pieces: Sequence[Piece]) -> PieceResults:
+        """Make the rows of videos from those that they have; for a stage that says which these are."""
+        raise NotImplementedError
+
+
+def stored_frames_ready(run: SourceRun, frame_set: str) -> tuple[dict[str, tuple[str, str | None]], set[str]]:
     """Say what a stage that reads one frame set consumes.
 
     Args:
@@ -30,72 +60,89 @@ def stored_frames_ready(run: SourceRun, frame_set: str) -> tuple[dict[str, list[
     Returns:
         By video_id what the stage's fingerprint is to have in it, for the videos whose frames are ready; and the videos whose frames are not up to date.
     """
-    ready, waiting = expected_frames(run, FRAME_SETS).usable(run.headers(FRAME_SETS))
-    consumed = expected_frames(run, FRAME_SETS, only=frame_set).fingerprints
+    frames = expected_frames(run, FRAME_SETS)
+    ready, waiting = frames.usable(run.headers(FRAME_SETS))
+    is_only = set(frame_sets(run.settings)) == {frame_set}
+    consumed = frames if is_only else expected_frames(run, FRAME_SETS, only=frame_set)
     # frames that failed may be there after a retry, with the same fingerprint: then their content differs
     retried = {identity: header.content_hash for identity, header in ready.items() if outcome_class(header.outcome) is not OutcomeClass.OK}
-    return {identity: [consumed[identity], retried.get(identity)] for identity in ready}, waiting
+    return {identity: (consumed.fingerprints[identity], retried.get(identity)) for identity in ready}, waiting
+
+
+def describe_waiting(run: SourceRun, expected: Expected) -> str | None:
+    """Say which videos have no frames to look at yet, and what to do; None when there are none."""
+    if not expected.blocked:
+        return None
+    known = run.headers(FRAME_SETS).keys() & expected.blocked
+    parts = [
+        f"of {len(known)} the stored frames were made with other settings, from other clips or from an older upload" if known else "",
+        f"{len(expected.blocked) - len(known)} have no frames yet" if len(known) < len(expected.blocked) else "",
+    ]
+    is_clips = bool(expected_frames(run, FRAME_SETS).blocked)
+    remedy = "run without --select: clips are to be made first" if is_clips else "add --select frame_sets to the run"
+    return f"{len(expected.blocked)} videos wait and keep what they have: {', '.join(filter(None, parts))}; {remedy}"
+
+
+def name_gpu_error(error: RuntimeError, model: str, *, no_room: Callable[[str, BaseException], SettingsError], on_cpu: str) -> Exception:
+    """Name what a GPU gave up with; anything else is left alone. A model on a lost device is let go of.
+
+    Args:
+        error: what the model raised; torch is imported by then.
+        model: which one.
+        no_room: makes the error for memory that does not hold one clip.
+        on_cpu: how the user has it run on the CPU.
+    """
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return no_room(model, error)
+    if not is_device_error(error):
+        return error
+    release()
+    return DeviceError(
+        f"the GPU failed while {model} ran ({str(error).splitlines()[0]}); what was committed stays: see to the GPU (nvidia-smi, dmesg) and run again, or {on_cpu}"
+    )
 
 
 def update_from_frames(
     run: SourceRun,
     table: TableSpec,
-    expected: Expected,
+    expected: Callable[[], Expected],
     *,
-    frame_set: str,
-    shape: FrameShape,
-    frames_per_batch: int,
-    load: Callable[[], Callable[[FrameBatch], Iterator[Row]]],
+    load: Callable[[], FrameModel],
+    is_kept: Callable[[Header | None, str], bool] = lambda *_: False,
 ) -> StageReport:
-    """Bring a table with one row per clip up to date with a frame set.
+    """Bring a model's table up to date with the stored frames.
 
     Args:
         run: the source.
         table: what is written.
-        expected: what it should hold.
-        frame_set: what the model reads.
-        shape: how it takes it.
-        frames_per_batch: most frames at once, but for a clip that has more.
-        load: builds the model, when there is work for it; it gives a function from a batch to one row per clip of it, each with its `video_id`.
+        expected: gives what it should hold, once the table's lease is held.
+        load: builds the model, when there is work for it.
+        is_kept: says, from a video's header and the fingerprint that is wanted, that its rows come from `FrameModel.again`, without its frames.
     """
     with run.writing(table) as writer:
         headers = run.headers(table)
-        work = run.limited(expected.work(headers, retry_failed=run.retry_failed))
+        wanted = expected()
+        work = run.limited(wanted.work(headers, retry_failed=run.retry_failed))
         made_from = run.table(FRAME_SETS).headers(["video_id", "video_etag"])
         etags = dict(zip(made_from.column("video_id").to_pylist(), made_from.column("video_etag").to_pylist(), strict=True))
+        kept = {identity for identity in work if is_kept(headers.get(identity), wanted.fingerprints[identity])}
+        work.sort(key=lambda identity: identity not in kept)
         plans = (
-            Plan(identity, etags[identity], {table.asset: expected.fingerprints[identity]}, [Piece(identity, _no_piece, None)])
+            Plan(identity, etags[identity], {table.asset: wanted.fingerprints[identity]}, [Piece(identity, _no_piece, identity in kept)])
             for identity in work
         )
-        fingerprints = expected_frames(run, FRAME_SETS).fingerprints
 
         def run_pieces(pieces: Iterable[Piece]) -> PieceResults:
             run.engine.close()  # the model works in this process; idle workers would only hold memory
-            to_rows = load()
-            by_video: dict[str, Piece] = {}
-            rows: dict[str, list[Row]] = {}
-
-            def video_ids() -> Iterator[str]:
-                for piece in pieces:
-                    by_video[piece.video_id], rows[piece.video_id] = piece, []
-                    yield piece.video_id
-
-            batches = read_frame_batches(
-                run, frame_set, fingerprints=fingerprints, video_ids=video_ids(), shape=shape, frames_per_batch=lambda: frames_per_batch
-            )
-            try:
-                with closing(batches):
-                    for batch in batches:
-                        for row in to_rows(batch):
-                            rows[row.pop("video_id")].append(row)
-                        for identity in batch.complete:
-                            piece, found = by_video.pop(identity), rows.pop(identity)
-                            if identity in batch.changed:
-                                run.log(f"{run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
-                            else:
-                                yield Done(piece, Result(rows={table.asset: found}))
-            except (DeviceError, SettingsError) as error:  # what is complete is committed before the run ends with it
-                yield Done(next(iter(by_video.values())), Result(error=error))
+            model = load()
+            for has_rows, some in groupby(pieces, key=lambda piece: bool(piece.payload)):
+                if has_rows:
+                    for group in batched(some, _VIDEOS_PER_READ):
+                        yield from model.again(group)
+                else:
+                    yield from _from_frames(run, table, model, some)
 
         report = run_stage(
             plans,
@@ -104,16 +151,39 @@ def update_from_frames(
             run_pieces=run_pieces if work else lambda _: iter(()),
             progress=run.progress(table, len(work)),
         )
-        gone = expected.gone(headers)
+        gone = wanted.gone(headers)
         run.table(table).delete_videos(gone)
         report.num_removed = len(gone)
-        report.num_unchanged = len(expected.fingerprints) - len(work)
-    if waiting := describe_waiting(run, expected):
+        report.num_unchanged = len(wanted.fingerprints) - len(work)
+    if waiting := describe_waiting(run, wanted):
         run.log(f"{run.source}: {table.asset}: {waiting}")
     return report
 
 
-def _no_piece(_: None) -> Result:
+def _from_frames(run: SourceRun, table: TableSpec, model: FrameModel, pieces: Iterable[Piece]) -> PieceResults:
+    by_video: dict[str, Piece] = {}
+    rows: dict[str, list[Row]] = {}
+
+    def video_ids() -> Iterator[str]:
+        for piece in pieces:
+            by_video[piece.video_id], rows[piece.video_id] = piece, []
+            yield piece.video_id
+
+    try:
+        for batch, found in model.batches(video_ids()):
+            for row in found:
+                rows[row.pop("video_id")].append(row)
+            for identity in batch.complete:
+                piece, own = by_video.pop(identity), rows.pop(identity)
+                if identity in batch.changed:
+                    run.log(f"{run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
+                else:
+                    yield Done(piece, Result(rows={table.asset: model.finish(identity, own)}))
+    except (DeviceError, SettingsError) as error:  # what is complete is committed before the run ends with it
+        yield Done(next(iter(by_video.values())), Result(error=error))
+
+
+def _no_piece(_: bool) -> Result:
     raise AssertionError("a model works on many pieces at once, never on one")
 
 

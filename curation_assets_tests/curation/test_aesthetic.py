@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from curation_assets.configuration import load_config, merge, resolve_settings
-from curation_assets.curation import model_stage
+from curation_assets.curation import aesthetic as stage
 from curation_assets.curation.aesthetic import expected_aesthetic, update_aesthetic
 from curation_assets.curation.checks import frames_ready, referential_integrity
 from curation_assets.curation.corpus import CorpusRun
@@ -340,9 +340,9 @@ def test_frames_that_another_run_changes_leave_the_video_pending(project, on, mo
     settings = on()
     source = project.source(settings)
     lines = []
-    real = model_stage.read_frame_batches
+    real = stage.read_frame_batches
     monkeypatch.setattr(
-        model_stage, "read_frame_batches", lambda *a, fingerprints, **k: real(*a, fingerprints=dict.fromkeys(fingerprints, "x"), **k)
+        stage, "read_frame_batches", lambda *a, fingerprints, **k: real(*a, fingerprints=dict.fromkeys(fingerprints, "x"), **k)
     )
     report = update_aesthetic(replace(source, log=lines.append))
     assert report.num_work == 0

@@ -14,8 +14,9 @@ from PIL import Image
 
 from curation_assets.curation import loaded_models
 from curation_assets.curation.checks import frames_ready
-from curation_assets.curation.embeddings import DeviceError, expected_embeddings, text_scores, update_embeddings
+from curation_assets.curation.embeddings import expected_embeddings, text_scores, update_embeddings
 from curation_assets.curation.model_files import check_models
+from curation_assets.curation.model_stage import DeviceError
 from curation_assets.models import image_text, shared
 from curation_assets.models.batching import ClipRunner
 from curation_assets.models.registry import MODELS, ModelEntry
