@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.frame_batches import FrameBatch, FrameShape, read_frame_batches
+from curation_assets.curation.frame_batches import BATCHES_AHEAD, FrameBatch, FrameShape, read_frame_batches
 from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.incremental import StageReport
 from curation_assets.curation.model_frames import frame_set_of
@@ -78,6 +78,7 @@ class _Scoring(FrameModel):
             video_ids=video_ids,
             shape=FrameShape(spec.height_px, spec.width_px, spec.resize, select=np.arange),
             frames_per_batch=lambda: self._settings.batch_size,
+            batches_ahead=BATCHES_AHEAD if self._scorer.frames.device.type == "cuda" else 0,
         )
         with closing(batches):
             for batch in batches:

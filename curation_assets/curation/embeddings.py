@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.frame_batches import FrameBatch, FrameShape, Refusal, read_frame_batches
+from curation_assets.curation.frame_batches import BATCHES_AHEAD, FrameBatch, FrameShape, Refusal, read_frame_batches
 from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.incremental import PieceResults, StageReport
 from curation_assets.curation.loaded_models import load_model, out_of_memory
@@ -120,6 +120,7 @@ class _Embedding(FrameModel):
             frames_per_batch=lambda: self._clips_at_once() * spec.frames,
             allocate=uploader.allocate if uploader else None,
             prepare=uploader.upload if uploader else None,
+            batches_ahead=BATCHES_AHEAD if uploader else 0,
         )
         with closing(batches):
             while True:

@@ -108,7 +108,7 @@ def read_frame_batches(
 ) -> Generator[FrameBatch]:
     """Yield batches of decoded clips, spanning clips and videos, in the order of the table.
 
-    While the caller works on one, the next ones are read, decoded and prepared. Close the iterator to end that early.
+    While the caller works on one, the next ones are read, decoded and prepared, unless `batches_ahead` is 0. Close the iterator to end that early.
 
     Args:
         run: the source.
@@ -119,7 +119,8 @@ def read_frame_batches(
         frames_per_batch: asked before each batch; a clip is never split, so one that selects more than that is a batch of its own.
         allocate: makes the array of a batch from its shape, for example in pinned memory; None for plain memory.
         prepare: gets each full array, in the reading thread, and gives what `frames` will be: the copy to the device.
-        batches_ahead: batches that may wait; beside them there are the one in hand, one that is finished and one that is being decoded.
+        batches_ahead: batches that may wait; beside them there are the one in hand, one that is finished and one that is being decoded. 0 reads nothing ahead:
+            for a model on the CPU, whose threads wait for one another when something else takes a core from one of them.
 
     Raises:
         StoreError: the tables cannot be read.
@@ -127,7 +128,9 @@ def read_frame_batches(
     reader = _Reader(run, frame_set, fingerprints, shape, frames_per_batch, allocate or _in_memory, prepare or _as_it_is)
     with (
         ThreadPoolExecutor(cpu_count(), thread_name_prefix="decode-frames") as threads,
-        closing(_ahead(reader.filled(video_ids, threads), batches_ahead)) as batches,
+        closing(
+            _ahead(reader.filled(video_ids, threads), batches_ahead) if batches_ahead else reader.one_by_one(video_ids, threads)
+        ) as batches,
     ):
         yield from batches
 
@@ -169,6 +172,11 @@ class _Reader:
                 yield self._finished(begun)
             begun = following
         if begun is not None:
+            yield self._finished(begun)
+
+    def one_by_one(self, video_ids: Iterable[str], threads: ThreadPoolExecutor) -> Generator[FrameBatch]:
+        """Yield batches whose pictures are decoded, each begun when it is asked for."""
+        for begun in self._begun(video_ids, threads):
             yield self._finished(begun)
 
     def _finished(self, begun: _Begun) -> FrameBatch:
