@@ -4,7 +4,7 @@ Both sides use one loaded model and one batch size. The stage reads JPEG frames 
 commits them; the loop calls the model and no more: its batches, and on a GPU their copies there, exist before the clock starts. Weights are random, in files of the
 published format; neither speed nor memory depends on their values. Loading and the trial of batch sizes are left out on both sides.
 
-On a GPU the networks have their full size. `--tiny` is siglip2 with 1 layer in place of 12 and patches of 32 pixels, for the CPU: a clip still costs it many
+On a GPU the networks have their full size. `--tiny` is siglip2 with 3 layers in place of 12 and patches of 32 pixels, for the CPU: a clip still costs it many
 times the decoding of its 8 JPEGs. With the model on every core decoding is not free; `--threads 1` leaves it another, as it has beside a GPU. On a machine that others
 use too, the runs of `seconds` say more than their median.
 
@@ -53,7 +53,7 @@ def write_siglip2(folder: Path, *, is_tiny: bool) -> list[WeightsSpec]:
     from transformers import SiglipConfig, SiglipModel
 
     vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
-    layers, patch, width = (1, 32, 1536) if is_tiny else (12, 16, 3072)
+    layers, patch, width = (3, 32, 3072) if is_tiny else (12, 16, 3072)
     inner = {"num_hidden_layers": layers, "num_attention_heads": 12, "intermediate_size": width, "hidden_size": 768}
     text = {**inner, "num_hidden_layers": 1, "vocab_size": len(vocabulary), "max_position_embeddings": 64, "projection_size": 768}
     SiglipModel(SiglipConfig(text_config=text, vision_config={**inner, "image_size": 224, "patch_size": patch})).save_pretrained(folder)
