@@ -22,6 +22,7 @@ from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import ProcessingSettings
+from curation_assets.storage.snapshots import quoted
 
 CODE_VERSION = "1"
 DUPLICATE = "duplicate"
@@ -55,7 +56,13 @@ def curated_fingerprint(run: CorpusRun, *, tables: Sequence[TableSpec], model: s
     versions = {spec.asset: run.data_versions(spec) for spec in tables if spec.asset in _READ}
     duplicates = None if model is None else run.table(duplicates_table(model)).fingerprint()
     rules = {name: _source_rules(own) for name, (_, own) in run.sources.items()}
-    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, deciding_frame_set(run.config, model))
+    return fingerprint("curated_clips", CODE_VERSION, versions, model, duplicates, rules, _frame_sets_by_source(run, model))
+
+
+def _frame_sets_by_source(run: CorpusRun, model: str | None) -> dict[str, str]:
+    """Name, by source, the frame set whose outcome says whether a clip has frames; sources without any are left out."""
+    sets = {name: deciding_frame_set(own, model) for name, (_, own) in run.sources.items()}
+    return {name: frame_set for name, frame_set in sets.items() if frame_set is not None}
 
 
 def _source_rules(own: ProcessingSettings) -> str:
@@ -73,7 +80,8 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
     )
     scorers = ", ".join(f"'{spec.asset}'" for spec in SCORER_TABLES.values() if spec in tables)
     not_scored = f"CASE WHEN NOT list_has_all(coalesce(s.{SCORED_BY}, []), [{scorers}]) THEN '{NOT_SCORED}' END" if scorers else "NULL"
-    frame_set = (deciding_frame_set(run.config, model) or "").replace("'", "''")
+    sets = ", ".join(f"({quoted(name)}, {quoted(frame_set)})" for name, frame_set in _frame_sets_by_source(run, model).items())
+    deciding = f"(source, name) IN ({sets})" if sets else "false"
     transcodes, has_files = _NO_TRANSCODES, TRANSCODED_CLIPS in tables
     if has_files:
         transcodes = f"_{TRANSCODED_CLIPS.view}_rows"
@@ -98,7 +106,7 @@ def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
             LEFT JOIN raw_videos v ON v.source = c.source AND v.video_id = c.video_id
             LEFT JOIN _clip_scores_rows s
                 ON s.source = c.source AND s.clip_id = c.clip_id AND {same_video("s")}
-            LEFT JOIN (SELECT source, clip_id, outcome, video_etag FROM _frame_sets_rows WHERE name = '{frame_set}' AND clip_id IS NOT NULL) f
+            LEFT JOIN (SELECT source, clip_id, outcome, video_etag FROM _frame_sets_rows WHERE {deciding} AND clip_id IS NOT NULL) f
                 ON f.source = c.source AND f.clip_id = c.clip_id AND {same_video("f")}
             LEFT JOIN {duplicates} d ON d.clip_id = c.clip_id
             LEFT JOIN {transcodes} t ON t.source = c.source AND t.clip_id = c.clip_id AND {same_video("t")}

@@ -27,6 +27,7 @@ from curation_assets.schemas.ranks import RANK_COLUMNS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import DedupSettings
+from curation_assets.storage.snapshots import quoted
 
 CODE_VERSION = "1"
 HISTOGRAM_BINS = 40
@@ -98,6 +99,8 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
     if isinstance(which, list):
         order = ", ".join([*(_rank_sql(rank) for rank in which), order])
     view = embeddings_table(model, registry.spec(model).dim).view
+    judged = [quoted(name) for name, (_, own) in run.sources.items() if judging_tables(own.clip_scores.thresholds)]
+    passes = f"CASE WHEN e.source IN ({', '.join(judged)}) THEN coalesce(s.kept, false) ELSE true END" if judged else "true"
     has_file, files = "", ""
     if run.config.transcoded_clips.enabled:
         files = f"LEFT JOIN _{TRANSCODED_CLIPS.view}_rows t ON t.source = e.source AND t.clip_id = e.clip_id AND {same_video('t')}"
@@ -108,7 +111,7 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
         LEFT JOIN (SELECT s.*, r.video_etag FROM clip_scores s JOIN _clip_scores_rows r USING (source, video_id, clip_id)) s
             ON s.source = e.source AND s.clip_id = e.clip_id AND {same_video("s")}
         {files}
-        WHERE e.scope = 'clip' AND e.outcome IN ({_USABLE}) AND s.kept IS NOT FALSE {has_file}
+        WHERE e.scope = 'clip' AND e.outcome IN ({_USABLE}) AND {passes} {has_file}
         ORDER BY {order}"""
     with run.connect() as connection:
         found = connection.execute(query).fetchnumpy()["clip_id"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_batches import BATCHES_AHEAD, FrameBatch, FrameShape, Refusal, read_frame_batches
 from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.incremental import PieceResults, StageReport
-from curation_assets.curation.loaded_models import load_model, out_of_memory
+from curation_assets.curation.loaded_models import LoadedModel, load_model, out_of_memory
 from curation_assets.curation.model_frames import frame_set_of
 from curation_assets.curation.model_stage import FrameModel, name_gpu_error, stored_frames_ready, update_from_frames
 from curation_assets.curation.pieces import Piece, Result, Row
@@ -26,7 +27,7 @@ from curation_assets.models.embedder import EmbedderSpec, select_first_frames, s
 from curation_assets.schemas.columns import TEXT_SCORES
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
-from curation_assets.schemas.outcomes import Outcome
+from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.settings import EmbeddingsSettings
 from curation_assets.storage.layout import item_row_id
 from curation_assets.storage.snapshots import in_list
@@ -48,7 +49,8 @@ def update_embeddings(run: SourceRun, model: str) -> StageReport:
         embeddings_table(model, spec.dim),
         lambda: expected_embeddings(run, model),
         load=lambda: _Embedding(run, spec),
-        is_kept=_has_vectors,  # as wanted, with other texts than those that are asked for now
+        # vectors as wanted, with other texts than those that are asked for now
+        is_kept=lambda header, wanted: _has_vectors(header, wanted) and not (run.retry_failed and _may_be_retried(header)),
     )
 
 
@@ -75,6 +77,10 @@ def expected_embeddings(run: SourceRun, model: str) -> Expected:
     )
 
 
+def _may_be_retried(header: Header | None) -> bool:
+    return header is not None and outcome_class(header.outcome) is OutcomeClass.FAILED
+
+
 def _has_vectors(header: Header | None, wanted: str) -> bool:
     """Say whether a video's vectors are as wanted although its fingerprint, texts included, is another."""
     return header is not None and header.fingerprint != wanted and header.fingerprint.partition("-")[0] == wanted.partition("-")[0]
@@ -87,7 +93,6 @@ class _Embedding(FrameModel):
         self._run = run
         self._spec = spec
         self._settings: EmbeddingsSettings = run.settings.embeddings
-        self._model, self._clips_at_once = load_model(run.settings, spec, log=lambda text: run.log(f"{run.source}: {text}"))
         self._texts = self._settings.texts_to_verify if spec.has_text else []
         self._frame_set = frame_set_of(run.settings, spec.name)
         self._table = embeddings_table(spec.name, spec.dim)
@@ -96,6 +101,11 @@ class _Embedding(FrameModel):
         self._shape = FrameShape(
             spec.height_px, spec.width_px, spec.resize, select=lambda count: select(count, spec.frames), refuse=self._refusal
         )
+
+    @cached_property
+    def _loaded(self) -> tuple[LoadedModel, Callable[[], int]]:
+        """The model, and how many clips it takes at a time; not loaded for rows that only lose their texts."""
+        return load_model(self._run.settings, self._spec, log=lambda text: self._run.log(f"{self._run.source}: {text}"))
 
     def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
         """Embed clips in batches; see `FrameModel.batches`."""
@@ -109,7 +119,9 @@ class _Embedding(FrameModel):
             DeviceError: the GPU failed.
             SettingsError: its memory does not hold one clip.
         """
-        spec, gpu = self._spec, self._model.gpu
+        spec = self._spec
+        model, clips_at_once = self._loaded
+        gpu = model.gpu
         uploader = Uploader(gpu.device) if gpu else None
         batches = read_frame_batches(
             self._run,
@@ -117,26 +129,24 @@ class _Embedding(FrameModel):
             fingerprints=self._consumed,
             video_ids=video_ids,
             shape=self._shape,
-            frames_per_batch=lambda: self._clips_at_once() * spec.frames,
+            frames_per_batch=lambda: clips_at_once() * spec.frames,
             allocate=uploader.allocate if uploader else None,
             prepare=uploader.upload if uploader else None,
             batches_ahead=BATCHES_AHEAD if uploader else 0,
         )
         with closing(batches):
             while True:
-                num_clips = self._clips_at_once()
+                num_clips = clips_at_once()
                 try:
                     batch = next(batches, None)
                     if batch is None:
                         return
                     frames = batch.frames.reshape(-1, spec.frames, spec.height_px, spec.width_px, 3)
-                    vectors = gpu(frames) if gpu else self._model.embedder.embed_frames(frames)
+                    vectors = gpu(frames) if gpu else model.embedder.embed_frames(frames)
                 except RuntimeError as error:
                     raise self._named(error) from error
-                if self._clips_at_once() < num_clips:
-                    self._run.log(
-                        f"{self._run.source}: {spec.name}: out of GPU memory; {self._clips_at_once()} clips at a time from here on"
-                    )
+                if clips_at_once() < num_clips:
+                    self._run.log(f"{self._run.source}: {spec.name}: out of GPU memory; {clips_at_once()} clips at a time from here on")
                 yield batch, vectors
 
     def _named(self, error: RuntimeError) -> Exception:
@@ -189,7 +199,7 @@ class _Embedding(FrameModel):
         vectors = [row["embedding"] for row in rows if row.get("embedding") is not None]
         if not self._texts or not vectors:
             return rows
-        scores = iter(text_scores(np.stack(vectors), self._model.embed_texts(self._texts)).tolist())
+        scores = iter(text_scores(np.stack(vectors), self._loaded[0].embed_texts(self._texts)).tolist())
         return [
             {**row, "text_scores": [{"text": text, "score": score} for text, score in zip(self._texts, next(scores), strict=True)]}
             if row.get("embedding") is not None

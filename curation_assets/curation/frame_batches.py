@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -18,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from curation_assets.curation.incremental import batched
 from curation_assets.curation.pieces import Row
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.engine.local import cpu_count
@@ -29,7 +29,8 @@ from curation_assets.schemas.outcomes import Outcome, is_usable
 from curation_assets.storage.snapshots import in_list
 
 BATCHES_AHEAD = 1
-_VIDEOS_PER_READ = 64
+_ROWS_PER_READ = 16, 16_384
+_READ_S = 5.0, 20.0
 _MOST_CLIPS = 4096
 _POLL_S = 0.2  # how soon the reading thread sees that nobody waits for it any more
 _COLUMNS = ("video_id", "clip_id", "fingerprint", "outcome", "detail", "height_px", "width_px", "codec", "frames")
@@ -205,7 +206,7 @@ class _Reader:
         most, num_frames = self._frames_per_batch(), 0
         complete: list[str] = []  # videos read to their end, which no batch has told of yet
         changed: set[str] = set()
-        for group in batched(video_ids, _VIDEOS_PER_READ):
+        for group in self._groups(video_ids):
             seen: set[str] = set()
             for clip, pictures in self._clips(group, changed):
                 seen.add(clip.video_id)
@@ -221,6 +222,29 @@ class _Reader:
             complete += group
         if waiting or complete:
             yield self._begin(waiting, complete, changed, threads)
+
+    def _groups(self, video_ids: Iterable[str]) -> Iterator[list[str]]:
+        """Divide the videos into those that are read at once: so many that what they take the model is some seconds.
+
+        The table is scanned once per group, and a video may be committed when its group was read: large groups make few scans, small ones lose little in an
+        interrupted run. How fast the model is shows in how soon the next group is asked for.
+        """
+        counts = self._run.table(FRAME_SETS).headers(["video_id", "num_rows"])
+        num_rows = dict(zip(counts.column("video_id").to_pylist(), counts.column("num_rows").to_pylist(), strict=True))
+        most, group, size, begun_s = _ROWS_PER_READ[0], list[str](), 0, time.monotonic()
+        for identity in video_ids:
+            group.append(identity)
+            size += num_rows.get(identity) or 1
+            if size >= most:
+                yield group
+                took_s = time.monotonic() - begun_s
+                if took_s < _READ_S[0]:
+                    most = min(2 * most, _ROWS_PER_READ[1])
+                elif took_s > _READ_S[1]:
+                    most = max(most // 2, _ROWS_PER_READ[0])
+                group, size, begun_s = [], 0, time.monotonic()
+        if group:
+            yield group
 
     def _clips(self, group: Sequence[str], changed: set[str]) -> Iterator[tuple[StoredClip, _Pictures | None]]:
         """Read the stored clips of some videos, and of each the pictures that are taken."""

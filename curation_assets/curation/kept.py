@@ -97,5 +97,6 @@ def _connected(run: SourceRun, without: TableSpec | None) -> Iterator[Any]:
         storage_options=warehouse.storage_options,
         reject_sql={run.source: reject_reason_sql(thresholds)},
         judged_by={run.source: judging},
+        scorers=judging,
     ) as connection:
         yield connection

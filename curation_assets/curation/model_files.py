@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from curation_assets.curation.model_frames import frame_sets
 from curation_assets.models import registry
 from curation_assets.models.download import download_weights
 from curation_assets.models.embedder import EmbedderSpec
@@ -162,6 +163,7 @@ def check_models(all_settings: Sequence[ProcessingSettings], *, selected: Collec
     """
     needed: set[tuple[str, str, str | None, str]] = set()  # the settings that ask for it, the model, the cache, the device
     for settings in all_settings:
+        frame_sets(settings)  # raises when a set of the settings is not what a model reads
         cache_dir = settings.models.cache_dir
         for name in settings.embeddings.models:
             spec = registry.spec(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from curation_assets.models import registry
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.scorer import ScorerSpec
-from curation_assets.settings import FrameSet, ProcessingSettings
+from curation_assets.settings import FrameSet, ProcessingSettings, SettingsError
 
 
 def frame_sets(settings: ProcessingSettings) -> dict[str, FrameSet]:
@@ -13,10 +13,10 @@ def frame_sets(settings: ProcessingSettings) -> dict[str, FrameSet]:
     sets = dict(settings.frame_sets.sets)
     specs = [registry.spec(model) for model in settings.embeddings.models]
     samples_again = settings.embeddings.too_few_frames == "re_extract"
-    least: dict[str, int] = {}  # models of one shape share a set
+    least: dict[str, int] = {}  # models of one shape share a set, which holds enough for each of them, whether it is switched on or not
     for model, spec in zip(settings.embeddings.models, specs, strict=True):
         name = frame_set_of(settings, model)
-        least[name] = max(least.get(name, 1), spec.frames)
+        least[name] = max(spec.frames, *(other.frames for other in map(registry.spec, registry.names()) if _name(other) == _name(spec)))
         if name not in settings.frame_sets.sets and settings.embeddings.frame_set is None:
             sets[name] = FrameSet(
                 purpose="embeddings", target_fps=settings.embeddings.target_fps, target_res=(spec.height_px, spec.width_px), fit=spec.resize
@@ -31,7 +31,8 @@ def frame_sets(settings: ProcessingSettings) -> dict[str, FrameSet]:
         if item.min_frames is None and (name in least or item.purpose == "embeddings"):
             # a set that the settings name serves other models too, later: the purpose's own number is the least
             own = item.least_frames if name in settings.frame_sets.sets else 1
-            sets[name] = item.model_copy(update={"min_frames": max(own, least.get(name, 1)) if samples_again else 1})
+            wanted = min(max(own, least.get(name, 1)), item.max_frames)
+            sets[name] = item.model_copy(update={"min_frames": wanted if samples_again else 1})
     return sets
 
 
@@ -57,13 +58,22 @@ def deciding_frame_set(settings: ProcessingSettings, model: str | None) -> str |
 
 
 def _configured(settings: ProcessingSettings, spec: EmbedderSpec | ScorerSpec) -> str | None:
-    """Find the first set of the settings that is made for such models and has this one's shape."""
+    """Find the first set of the settings that is made for such models and has this one's shape, else the one that has the name of the set that would be added.
+
+    Raises:
+        SettingsError: that one is of whole videos.
+    """
     purpose = "aesthetics" if isinstance(spec, ScorerSpec) else "embeddings"
     for name, item in settings.frame_sets.sets.items():
         is_for_models = item.purpose == purpose and item.scope == "clip"
         if is_for_models and item.size == (spec.height_px, spec.width_px) and item.fit == spec.resize:
             return name
-    return _name(spec) if _name(spec) in settings.frame_sets.sets else None
+    named = settings.frame_sets.sets.get(_name(spec))
+    if named is not None and named.scope != "clip":
+        raise SettingsError(
+            f"frame_sets.sets.{_name(spec)} is what {spec.name} reads, and has scope 'video': give it scope clip, or another name"
+        )
+    return _name(spec) if named is not None else None
 
 
 def _name(spec: EmbedderSpec | ScorerSpec) -> str:

@@ -54,7 +54,16 @@ def connect_config(config: Config, overrides: Mapping[str, Any] | None = None) -
         rejects[name] = reject_reason_sql(settings.clip_scores.thresholds)
         judges[name] = judging_tables(settings.clip_scores.thresholds)
     specs = [*all_specs(config), *all_corpus_specs(config)]
-    return views.connect(warehouse.layout, specs, names, storage_options=warehouse.storage_options, reject_sql=rejects, judged_by=judges)
+    running = [SCORER_TABLES[name] for name in config.clip_scores.scorers]
+    return views.connect(
+        warehouse.layout,
+        specs,
+        names,
+        storage_options=warehouse.storage_options,
+        reject_sql=rejects,
+        judged_by=judges,
+        scorers=running or None,  # of a project that has switched all of them off, what they left
+    )
 
 
 def ask(connection: views.SqlConnection, query: str) -> list[dict[str, Any]]:

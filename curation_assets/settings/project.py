@@ -71,6 +71,10 @@ class ProcessingSettings(Model):
         for name in value:
             if not NAME.fullmatch(name):
                 raise ValueError(f"preview name {name!r}: use lower-case letters, digits, '_' and '-'")
+        views: dict[str, str] = {}
+        for name in value:
+            if (other := views.setdefault(name.replace("-", "_"), name)) != name:
+                raise ValueError(f"previews {other!r} and {name!r} would have one SQL view, previews_{name.replace('-', '_')}: rename one")
         return value
 
     @model_validator(mode="after")
@@ -80,6 +84,19 @@ class ProcessingSettings(Model):
                 raise ValueError(
                     f"clip_scores.thresholds has {', '.join(limits)}, but the scorer {scorer} does not run; name it in clip_scores.scorers"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_have_scores(self) -> ProcessingSettings:
+        ranks = self.dedup.which_to_keep
+        if (
+            isinstance(ranks, list)
+            and "aesthetic_score" in [rank.removeprefix("-") for rank in ranks]
+            and "aesthetic" not in self.clip_scores.scorers
+        ):
+            raise ValueError(
+                "dedup.which_to_keep ranks by aesthetic_score, but the scorer aesthetic does not run; name it in clip_scores.scorers"
+            )
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,9 @@ _PURPOSE_DEFAULTS: dict[str | None, tuple[float, int]] = {
 }
 
 
+_MAX_SIDE_PX = 16384  # as the media package has it
+
+
 class FrameSet(Model):
     """One stored set of frames."""
 
@@ -92,6 +95,21 @@ class FrameSet(Model):
         description="A set that would hold more has its fps halved until it fits; bounds memory for whole videos.",
     )
 
+    @field_validator("target_res")
+    @classmethod
+    def _sides(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        sides = () if value is None else (value,) if isinstance(value, int) else value
+        free = [side for side in sides if side == -1]
+        if len(free) == 2 or (isinstance(value, int) and free) or any(side != -1 and not 1 <= side <= _MAX_SIDE_PX for side in sides):
+            raise ValueError(f"is {value}; sides are 1 to {_MAX_SIDE_PX} pixels, and one of two may be -1")
+        return value
+
+    @model_validator(mode="after")
+    def _least_below_most(self) -> FrameSet:
+        if self.min_frames is not None and self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames {self.min_frames} is above max_frames {self.max_frames}")
+        return self
+
     @model_validator(mode="after")
     def _crop_has_both_sides(self) -> FrameSet:
         if self.fit == "crop" and self.size is None:
@@ -112,7 +130,7 @@ class FrameSet(Model):
     @property
     def least_frames(self) -> int:
         """Frames below which a clip is sampled again, the purpose's default applied."""
-        return self.min_frames if self.min_frames is not None else _PURPOSE_DEFAULTS[self.purpose][1]
+        return self.min_frames if self.min_frames is not None else min(_PURPOSE_DEFAULTS[self.purpose][1], self.max_frames)
 
 
 class FrameSetsSettings(Model):
@@ -197,7 +215,7 @@ class EmbeddingsSettings(Model):
     )
     target_fps: float = Field(2.0, gt=0, le=240, description="Frames per second of the sets that are added for models.")
     scopes: list[Literal["clip", "video"]] = Field(
-        ["clip", "video"], min_length=1, description="video: the renormalised mean of the clips' vectors."
+        ["clip", "video"], min_length=1, description="video: the renormalised mean of the clips' vectors. Changing it embeds again."
     )
     too_few_frames: Literal["re_extract", "repeat", "refuse"] = Field(
         "re_extract",
@@ -234,13 +252,27 @@ class EmbeddingsSettings(Model):
     )
     texts_to_verify: list[str] = Field(
         [],
-        description="Texts that each vector is compared with, by models that have texts: the softmax of 100 times the cosines is stored as text_scores. Other texts "
-        "compare the stored vectors again, and recompute none.",
+        description="Two or more texts that each vector is compared with, by models that have texts: the softmax of 100 times the cosines is stored as "
+        "text_scores. Other texts compare the stored vectors again, and recompute none.",
     )
     allow_remote_code: list[str] = Field(
         [],
         description="Models that may run the Python code of their checkpoint, with all the rights of the run; without it such a model is refused.",
     )
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if twice := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named twice")
+        return value
+
+    @field_validator("texts_to_verify")
+    @classmethod
+    def _different_texts(cls, value: list[str]) -> list[str]:
+        if value and (len(value) < 2 or len(set(value)) < len(value) or not all(text.strip() for text in value)):
+            raise ValueError("name at least two texts, each different and none empty: a score says how well a text fits against the others")
+        return value
 
 
 class ModelsSettings(Model):

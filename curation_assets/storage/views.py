@@ -48,6 +48,7 @@ class SqlConnection:
         storage_options: Mapping[str, str] | None = None,
         reject_sql: Mapping[str, str] | None = None,
         judged_by: Mapping[str, Sequence[TableSpec]] | None = None,
+        scorers: Sequence[TableSpec] | None = None,
         extra_view_sql: Mapping[str, str] | None = None,
     ) -> None:
         self._layout = layout
@@ -55,6 +56,7 @@ class SqlConnection:
         self._options = dict(storage_options or {})
         self._reject_sql = dict(reject_sql or {})
         self._judged_by = dict(judged_by or {})
+        self._scorers = list(SCORER_TABLES.values()) if scorers is None else list(scorers)
         self._extra_view_sql = dict(extra_view_sql or {})
         self._specs = {spec.view: spec for spec in specs}
         self._scan_errors: list[StoreError] = []
@@ -170,7 +172,7 @@ class SqlConnection:
         """
         scorers = list(SCORER_TABLES.values())
         tables = {spec.asset: f"_{spec.asset.replace('/', '_')}_table" for spec in scorers}
-        found = [spec for spec in scorers if spec.view in self._specs and self._register(tables[spec.asset], spec)]
+        found = [spec for spec in self._scorers if spec.view in self._specs and self._register(tables[spec.asset], spec)]
         if not found:  # no rows, of the columns that there would be
             found = scorers[:1]
             self._register(tables[found[0].asset], found[0])
@@ -218,6 +220,7 @@ def connect(
     storage_options: Mapping[str, str] | None = None,
     reject_sql: Mapping[str, str] | None = None,
     judged_by: Mapping[str, Sequence[TableSpec]] | None = None,
+    scorers: Sequence[TableSpec] | None = None,
     extra_view_sql: Mapping[str, str] | None = None,
 ) -> SqlConnection:
     """Open the warehouse for SQL; nothing is read until a query names a view.
@@ -229,6 +232,7 @@ def connect(
         storage_options: as for `open_store`.
         reject_sql: per value of the column `source`, an SQL expression over the score columns that gives a reason code, or NULL for kept.
         judged_by: likewise, the scorers' tables that this expression needs; it is not asked of a clip that one of them does not have.
+        scorers: tables of those that run, of which `clip_scores` has the scores; others may hold rows of videos that were replaced since. None: all.
         extra_view_sql: further views by name, a SELECT over the others.
     """
     return SqlConnection(
@@ -238,6 +242,7 @@ def connect(
         storage_options=storage_options,
         reject_sql=reject_sql,
         judged_by=judged_by,
+        scorers=scorers,
         extra_view_sql=extra_view_sql,
     )
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 
@@ -17,7 +18,8 @@ from curation_assets.curation.aesthetic import expected_aesthetic, update_aesthe
 from curation_assets.curation.checks import frames_ready, referential_integrity
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.curated_clips import update_curated_clips
-from curation_assets.curation.duplicates import duplicates_fingerprint
+from curation_assets.curation.duplicates import duplicates_fingerprint, update_duplicates
+from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.curation.estimate import estimate_run
 from curation_assets.curation.kept import kept_clips, kept_digests
 from curation_assets.curation.looks import look_at_aesthetic
@@ -268,6 +270,31 @@ def test_without_pixels(project, on):
     with _connected(project, settings) as connection:
         rows = connection.execute("SELECT DISTINCT motion_mean, kept, aesthetic_score IS NULL FROM clip_scores").fetchall()
     assert rows == [(None, True, False)]
+
+
+def test_scores_that_an_earlier_scorer_left_do_not_hide_those_that_run(project, on):
+    """Of another version of the videos: the view asks the scorers that run."""
+    settings = on({"min_aesthetic_score": -100.0})
+    settings["clip_scores"]["scorers"] = ["aesthetic"]
+    update_aesthetic(project.source(settings))
+    table = Warehouse(project.warehouse_uri).table(CLIP_SCORES_PIXELS, "test")
+    dataset = lance.dataset(table.uri)
+    assert dataset.update({"video_etag": "'of another upload'"})["num_rows_updated"]
+    digests, waiting = kept_digests(project.source(settings))
+    assert (len(digests), waiting) == (2, set())
+    _, rows = curated(project, settings)
+    assert all(is_selected for is_selected, _, _ in rows.values())
+
+
+def test_clips_without_scores_leave_nothing_out(project, on):
+    """A clip that waits for the scores that a threshold needs cannot be selected, so it must not win over its duplicates."""
+    settings = on({"min_aesthetic_score": -100.0})
+    update_embeddings(project.source(settings), "fingerprint")
+    tree = {"previews": {}, "transcoded_clips": {"enabled": False}, "warehouse": project.warehouse_uri, "dedup": {"eps": 0.99}}
+    config = Config.model_validate({**tree, **settings})
+    assert update_duplicates(CorpusRun(config), "fingerprint").num_rows == 0
+    update_aesthetic(project.source(settings))
+    assert update_duplicates(CorpusRun(config), "fingerprint").num_rows > 0
 
 
 def curated(project, settings):

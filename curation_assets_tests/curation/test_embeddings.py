@@ -294,7 +294,7 @@ def test_a_gpu_that_fails_ends_the_run_and_what_is_committed_stays(tiny, monkeyp
     words = r"the GPU failed while siglip2 ran \(CUDA error: unspecified launch failure\).* run again"
     with monkeypatch.context() as patch:
         patch.setattr(ClipRunner, "__call__", fails)
-        patch.setattr("curation_assets.curation.frame_batches._VIDEOS_PER_READ", 1)  # as if there were hundreds
+        patch.setattr("curation_assets.curation.frame_batches._ROWS_PER_READ", (1, 1))  # as if there were hundreds
         with pytest.raises(DeviceError, match=words) as raised:
             embed(tiny, of_embeddings(batch_size=1))
     assert isinstance(raised.value.__cause__, torch.AcceleratorError)

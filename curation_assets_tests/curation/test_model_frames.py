@@ -7,7 +7,7 @@ from PIL import Image
 
 from curation_assets.curation.embeddings import expected_embeddings
 from curation_assets.curation.model_frames import deciding_frame_set, frame_set_of, frame_sets
-from curation_assets.settings import Config
+from curation_assets.settings import Config, SettingsError
 
 
 def settings_of(**embeddings):
@@ -44,6 +44,24 @@ def test_sets_of_the_settings_come_first():
     named = settings_of(models=["videoprism"], frame_set="mine", sets=own)
     assert list(frame_sets(named)) == ["mine", "squash-288x288"]
     assert frame_set_of(named, "videoprism") == "mine"
+
+
+def test_a_set_holds_enough_for_every_model_of_its_shape():
+    """Else switching one on would make the others' frames stale."""
+    alone, together = settings_of(models=["cosmos-embed1-336p"]), settings_of(models=["cosmos-embed1-336p", "pe-video"])
+    assert frame_sets(alone)["squash-336x336"] == frame_sets(together)["squash-336x336"]
+    assert frame_sets(alone)["squash-336x336"].least_frames == 16
+
+
+def test_a_set_of_whole_videos_is_no_models():
+    settings = settings_of(models=["clip-vit-b32"], sets={"crop-224x224": {"scope": "video"}})
+    with pytest.raises(SettingsError, match="crop-224x224 is what clip-vit-b32 reads, and has scope 'video'"):
+        frame_sets(settings)
+
+
+def test_few_frames_are_enough_where_the_settings_allow_no_more():
+    settings = settings_of(models=["fingerprint", "videoprism"], sets={"embeddings": {"purpose": "embeddings", "max_frames": 4}})
+    assert frame_sets(settings)["embeddings"].least_frames == 4
 
 
 @pytest.mark.parametrize("target_res", [None, [224, -1]])
