@@ -292,6 +292,8 @@ def test_clips_without_scores_leave_nothing_out(project, on):
     update_embeddings(project.source(settings), "fingerprint")
     tree = {"previews": {}, "transcoded_clips": {"enabled": False}, "warehouse": project.warehouse_uri, "dedup": {"eps": 0.99}}
     config = Config.model_validate({**tree, **settings})
+    with _connected(project, settings):
+        pass
     assert update_duplicates(CorpusRun(config), "fingerprint").num_rows == 0
     update_aesthetic(project.source(settings))
     assert update_duplicates(CorpusRun(config), "fingerprint").num_rows > 0
