@@ -200,6 +200,17 @@ def without_project_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if value != {}}
 
 
+def project_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a tree that `without_project_settings` leaves out."""
+    result: dict[str, Any] = {}
+    for key in _OF_THE_PROJECT:
+        part, _, name = key.rpartition(".")
+        found = tree.get(part, {}) if part else tree
+        if name in found:
+            (result.setdefault(part, {}) if part else result)[name] = found[name]
+    return result
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Build a tree from `a.b=value` strings; values are YAML.
 

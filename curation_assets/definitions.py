@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from curation_assets.configuration import find_config, load_config, without_project_settings
+from curation_assets.configuration import find_config, load_config, project_settings, without_project_settings
 from curation_assets.curation.splitters import check_all_packages
 from curation_assets.curation.warehouse import corpus_specs, deciding_model, table_specs
 from curation_assets.defs.assets.aesthetic import build_aesthetic
@@ -54,7 +54,11 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
         ],
         jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus)],
         resources={
-            "curation": CurationResource(config_path=str(path) if path else None, settings=without_project_settings(overrides or {}))
+            "curation": CurationResource(
+                config_path=str(path) if path else None,
+                settings=without_project_settings(overrides or {}),
+                project=project_settings(overrides or {}),
+            )
         },
         executor=dg.in_process_executor,
     )

@@ -12,7 +12,13 @@ import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
-from curation_assets.configuration import check_overrides_are_taken, load_config, resolve_settings, without_project_settings
+from curation_assets.configuration import (
+    check_overrides_are_taken,
+    load_config,
+    project_settings,
+    resolve_settings,
+    without_project_settings,
+)
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.model_files import check_models
 from curation_assets.curation.splitters import check_splitter
@@ -91,7 +97,8 @@ def launch(
     # A run's resource config replaces the definitions' own, so it is given whole.
     resource = {
         "config_path": str(config_path) if config_path else None,
-        "settings": without_project_settings(overrides or {}),  # the definitions have the rest
+        "settings": without_project_settings(overrides or {}),
+        "project": project_settings(overrides or {}),
         "limit": limit,
         "retry_failed": retry_failed,
     }

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from curation_assets.configuration import check_narrower_settings, find_config, load_config, resolve_settings, untaken_keys
+from curation_assets.configuration import check_narrower_settings, find_config, load_config, merge, resolve_settings, untaken_keys
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
@@ -33,6 +33,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     config_path: str | None = None
     settings: dict[str, Any] = {}  # noqa: RUF012 - Dagster's config fields are declared so
+    project: dict[str, Any] = {}  # noqa: RUF012 - settings of the whole project that the definitions were built with; only who builds these may set it
     limit: int | None = None
     retry_failed: bool = False
 
@@ -64,6 +65,9 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._config = load_config(find_config(self.config_path))
         return self._config
 
+    def _overrides(self) -> dict[str, Any]:
+        return merge(self.project, self.settings)
+
     def corpus_run(self, context: dg.AssetExecutionContext) -> CorpusRun:
         """Prepare all sources for the tables that are made as a whole.
 
@@ -72,8 +76,8 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         self.config()
         return CorpusRun(
-            load_config(find_config(self.config_path), self.settings),
-            overrides=self.settings,
+            load_config(find_config(self.config_path), self._overrides()),
+            overrides=self._overrides(),
             run_id=context.run_id,
             log=context.log.info,
         )
@@ -87,7 +91,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         config = self.config()
         warehouse = Warehouse.of(config)
         record = warehouse.registry.get(name)
-        settings = resolve_settings(config.processing(), record.settings, self.settings, where=f"settings of source {name!r}")
+        settings = resolve_settings(config.processing(), record.settings, self._overrides(), where=f"settings of source {name!r}")
         for untaken in sorted(untaken_keys(self.settings, settings.clips.splitter)):
             context.log.warning(f"source {name!r} has the splitter {settings.clips.splitter.method}, which does not take {untaken}")
         key = (settings.engine.workers, settings.engine.timeout_s)
