@@ -10,8 +10,12 @@ import pytest
 pytest.importorskip("transformers")
 
 from curation_assets.configuration import load_config
+from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.query import connect_config
+from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
+from curation_assets.defs.launch import launch
 from curation_assets_tests.curation.test_aesthetic import cache, unpinned  # noqa: F401 - fixtures
 from curation_assets_tests.defs.test_definitions import curate, events
 
@@ -62,6 +66,20 @@ def test_one_run(scored, instance):
     assert events(third, "clip_scores/aesthetic")[0].materialization.metadata["num_videos_done"].value == 0
     assert rows(scored, "SELECT count(*) FROM transcoded_clips WHERE uri IS NOT NULL") == [(1,)]
     assert rows(scored, "SELECT reject_reason, count(*) FROM clip_scores GROUP BY 1 ORDER BY 1") == [("low_aesthetic", 1), (None, 1)]
+
+
+def test_a_scorer_that_only_this_run_switches_on(workplace, cache, instance):  # noqa: F811
+    """Its frame set is added, and status after the run says that nothing waits: the run's own settings of the project reach every step."""
+    path = workplace / "curation.yaml"
+    aesthetic = {"scorers": ["pixels", "aesthetic"], "aesthetic": {"device": "cpu"}}
+    overrides = {"clip_scores": aesthetic, "models": {"cache_dir": str(cache)}, "transcoded_clips": {"enabled": False}}
+    config = load_config(path, overrides)
+    registered = Warehouse.of(config).registry.sync(config)
+    result = launch(path, instance=instance, registered=registered, names=["a"], overrides=overrides)
+    assert not result.errors
+    assert rows(path, "SELECT count(*) FROM clip_scores_aesthetic WHERE outcome = 'ok'") == [(2,)]
+    corpus = corpus_status(CorpusRun(config, overrides=overrides))
+    assert {view: table["pending"] for view, table in corpus.items()} == dict.fromkeys(corpus, 0)
 
 
 def test_any_set_of_sources_in_one_run(scored, instance):
