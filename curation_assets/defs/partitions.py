@@ -1,9 +1,10 @@
 """Partitions: one per video source, made and removed as the registry says."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
+from sqlalchemy.exc import IntegrityError
 
 video_sources = dg.DynamicPartitionsDefinition(name="video_source")
 
@@ -11,6 +12,7 @@ video_sources = dg.DynamicPartitionsDefinition(name="video_source")
 SOURCES_PER_RUN = 32
 backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=SOURCES_PER_RUN)
 
+_TRIES = 5
 _KEYS_PER_CALL = 1000  # SQLite allows 32,766 variables in a statement
 
 
@@ -21,13 +23,22 @@ def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
     `remove_partition` takes one away.
     """
     wanted = list(names)
-    present = instance.get_dynamic_partitions(video_sources.name or "")
-    new = [name for name in wanted if name not in set(present)]
-    for start in range(0, len(new), _KEYS_PER_CALL):
-        instance.add_dynamic_partitions(video_sources.name or "", new[start : start + _KEYS_PER_CALL])
+    for tries_left in range(_TRIES - 1, -1, -1):
+        present = instance.get_dynamic_partitions(video_sources.name or "")
+        try:
+            _add(instance, [name for name in wanted if name not in set(present)])
+            break
+        except IntegrityError:  # another run added one of them since they were listed
+            if not tries_left:
+                raise
     if not os.environ.get("DAGSTER_HOME"):
         for name in set(present) - set(wanted):
             remove_partition(instance, name)
+
+
+def _add(instance: dg.DagsterInstance, names: Sequence[str]) -> None:
+    for start in range(0, len(names), _KEYS_PER_CALL):
+        instance.add_dynamic_partitions(video_sources.name or "", names[start : start + _KEYS_PER_CALL])
 
 
 def remove_partition(instance: dg.DagsterInstance, name: str) -> None:

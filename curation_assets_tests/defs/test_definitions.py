@@ -2,9 +2,11 @@
 
 import base64
 import re
+import sqlite3
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from curation_assets.definitions import build_defs
 from curation_assets.defs.launch import RANGE_END, RANGE_START
@@ -180,6 +182,27 @@ def test_a_shared_instance_keeps_the_partitions_of_others(instance, monkeypatch,
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     sync_partitions(instance, ["a", "new"])
     assert set(instance.get_dynamic_partitions("video_source")) == {"a", "b", "c", "new"}
+
+
+def test_another_run_adds_a_source_at_the_same_moment(instance, monkeypatch):
+    """Dagster looks which partitions there are and then inserts the others; what was inserted in between is an error of its database."""
+    storage = type(instance.event_log_storage)
+    real = storage.add_dynamic_partitions
+    calls = []
+
+    def add(self, name, keys):
+        calls.append(list(keys))
+        real(self, name, keys)
+        if len(calls) == 1:
+            raise IntegrityError("INSERT INTO dynamic_partitions", {}, sqlite3.IntegrityError("UNIQUE constraint failed"))
+
+    monkeypatch.setattr(storage, "add_dynamic_partitions", add)
+    sync_partitions(instance, ["a", "b", "late"])
+    assert calls[0][-1] == "late"
+    assert set(instance.get_dynamic_partitions("video_source")) == {"a", "b", "late"}
+    monkeypatch.setattr(storage, "add_dynamic_partitions", lambda *_: (_ for _ in ()).throw(IntegrityError("INSERT", {}, ValueError())))
+    with pytest.raises(IntegrityError):
+        sync_partitions(instance, ["a", "another"])
 
 
 def test_launchpad_overrides_apply_to_one_run(instance, workplace):
