@@ -148,6 +148,7 @@ def test_a_page_of_the_hits(call, library):  # noqa: F811
         (["--clip", "x", "--where", "motion > 0.1"], 'Referenced column "motion" not found'),
         (["--clip", "x", "--start", "1"], "belong to a video"),
         (["--clip", "x", "-k", "0"], "0 is not in the range"),
+        (["--clip", "x", "-k", str(2**64)], f"{2**64} is not in the range"),
         (["--video", "no.mp4"], "vanished"),
     ],
 )

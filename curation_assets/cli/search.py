@@ -24,7 +24,7 @@ from curation_assets.settings import SettingsError
 @click.option(
     "--model", metavar="NAME", help="Whose vectors; else the first of embeddings.models that has some, for a text one that embeds texts."
 )
-@click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="Most hits.")
+@click.option("-k", "k", type=click.IntRange(min=1, max=2**63 - 1), default=10, show_default=True, help="Most hits.")
 @click.option(
     "--where",
     metavar="SQL",

@@ -26,6 +26,7 @@ from curation_assets.settings import SettingsError
 from curation_assets.storage.vector_index import nearest_rows
 
 Vector = npt.NDArray[np.float32]
+MOST_HITS = 2**63 - 1  # what is more than this is a slip; below, more than there are clips stands for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ def search(run: CorpusRun, query: Query, *, model: str | None = None, k: int = 1
     Raises:
         SettingsError: the query, the model or the condition cannot be used; the message says why and what to do.
     """
-    if k < 1:
-        raise SettingsError(f"k is {k}; it must be at least 1")
+    if not 1 <= k <= MOST_HITS:
+        raise SettingsError(f"k is {k}; it must be at least 1 and at most {MOST_HITS}")
     if where is not None and not where.strip():
         raise SettingsError("the filter is empty; give a condition such as is_selected, or leave it out")
     model = choose_model(run, query, model)

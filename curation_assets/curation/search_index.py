@@ -97,8 +97,10 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
         Clip ids by source, sorted; sources without any are left out.
 
     Raises:
-        duckdb.Error, ValueError: the condition is wrong.
+        duckdb.Error, ValueError: the condition is wrong, or is more than one condition; nothing of it was executed then.
     """
+    if where is not None:
+        _check_condition(where)
     if not sources:
         return {}
     view = embeddings_table(model, registry.spec(model).dim).view
@@ -113,6 +115,19 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
         found = connection.execute(f"SELECT source, clip_id FROM ({alive}\n) ORDER BY source, clip_id").fetchnumpy()
     by_source = {name: np.asarray(found["clip_id"][found["source"] == name], "S36") for name in sources}
     return {name: ids for name, ids in by_source.items() if len(ids)}
+
+
+def _check_condition(where: str) -> None:
+    """Refuse, by parsing alone, what would end the query that it is put into, or is more than an expression.
+
+    What closes a bracket that it did not open can fit into round ones or into square ones, never into both.
+    """
+    import duckdb  # not needed to load the definitions
+
+    for query in (f"SELECT 1 WHERE (\n{where}\n)", f"SELECT [\n{where}\n]"):
+        statements = duckdb.extract_statements(query)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise ValueError("it must be one SQL condition, without other statements")
 
 
 # every column of the four views once: where two have one of a name, clips come first, then scores

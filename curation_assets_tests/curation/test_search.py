@@ -250,6 +250,54 @@ def test_a_filter_loses_no_hit(indexed):
     assert Searcher(library.run, MODEL, where="is_selected").nearest(query, 5) == []
 
 
+def test_more_than_there_is_gives_what_there_is(indexed):
+    """Lance would make room for each of them, and end the process."""
+    library, centres = indexed
+    searcher = Searcher(library.run, MODEL)
+    assert searcher.exact_sources == []
+    hits = searcher.nearest(queries(centres, 1)[0], 2**63 - 1)
+    assert len(hits) == len({hit.clip_id for hit in hits}) == 1600
+    table = library.run.table(search_index_table(MODEL, DIM))
+    table.replace([], fingerprint="x", facts=table.facts())
+    assert Searcher(library.run, MODEL).nearest(queries(centres, 1)[0], 10) == []
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "true)\n) ; copy (select 42) to '{file}'; select source, clip_id from clips; -- ",
+        "true)\n; copy (select 42) to '{file}'; select (true",
+        "true) union all select 'a','b' where (true",
+        "true) or (true",
+        "true) group by all having (true",
+        "true); create table t(i int); select (true",
+        "true] + [true",
+        "true /* the rest",
+        "true; select 1",
+    ],
+)
+def test_a_filter_is_one_condition(indexed, tmp_path, where):
+    library, _ = indexed
+    clip = library.videos["a", "one.mp4"][0]
+    with pytest.raises(SettingsError, match="the filter .* is wrong"):
+        search(library.run, Query(clip_id=clip), where=where.format(file=tmp_path / "written.csv"))
+    assert not (tmp_path / "written.csv").exists()
+
+
+def test_filters_of_many_forms(indexed):
+    library, centres = indexed
+    query = queries(centres, 1)[0]
+    for where in (
+        "clip_id in (select clip_id from clips where source = 'b')",
+        "(source = 'b') and (true) -- ) ; ]",
+        "key in ('three.mp4', ')', '];') /* ) */",
+        "list_contains(['b', 'c'], source)",
+        "source = ['a', 'b'][2]",
+        "exists (select 1 from raw_videos r where r.key = 'three.mp4') and source = 'b'",
+    ):
+        library.check(query, 5, where=where, among=set(library.videos["b", "three.mp4"]))
+
+
 def test_few_vectors_have_no_index(tmp_path):
     library = Library(tmp_path, index_from=2000)
     rng = np.random.default_rng(4)
@@ -341,6 +389,7 @@ def test_queries_that_ask_for_nothing(asked, said):
         ({"clip_id": "x"}, {"where": "is_selected and"}, "filter.*[Ss]yntax error"),
         ({"clip_id": "x"}, {"where": " "}, "filter is empty"),
         ({"clip_id": "x"}, {"k": 0}, "at least 1"),
+        ({"clip_id": "x"}, {"k": 2**64}, "at most 9223372036854775807"),
         ({"video": "/nowhere/x.mp4"}, {}, "vanished: /nowhere/x.mp4: does not exist"),
     ],
 )
