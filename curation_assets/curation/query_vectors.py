@@ -21,6 +21,7 @@ from curation_assets.curation.model_files import check_model
 from curation_assets.curation.model_frames import frame_set_of, frame_sets
 from curation_assets.curation.query import find_clip
 from curation_assets.curation.raw_videos import update_raw_videos
+from curation_assets.curation.search_index import FOUND
 from curation_assets.curation.sources import SourceRecord
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine
@@ -114,14 +115,14 @@ def choose_model(run: CorpusRun, query: Query, wanted: str | None) -> str:
         if query.text is not None and not spec.has_text:
             raise SettingsError(f"{wanted} does not embed texts; models that do: {', '.join(with_text)}. Or search with a clip or a video")
         if not _has_vectors(run, wanted):
-            raise SettingsError(f"there are no vectors of {wanted} yet; make them: {_how_to_make(run, wanted)}")
+            raise SettingsError(_why_no_vectors(run, [wanted]))
         return wanted
     fitting = [name for name in run.config.embeddings.models if query.text is None or name in with_text]
     for name in fitting:
         if _has_vectors(run, name):
             return name
     if fitting:
-        raise SettingsError(f"there are no vectors of {' or '.join(fitting)} yet; make them: curation-assets run")
+        raise SettingsError(_why_no_vectors(run, fitting))
     if query.text is None:
         raise SettingsError(f"embeddings.models names no model; make vectors: {_how_to_make(run, registry.names()[0])}")
     has = ", ".join(run.config.embeddings.models) or "none"
@@ -132,8 +133,20 @@ def choose_model(run: CorpusRun, query: Query, wanted: str | None) -> str:
 
 
 def _has_vectors(run: CorpusRun, model: str) -> bool:
+    """Say whether a clip has a vector that can be found; rows are read up to the first that has."""
     table = embeddings_table(model, registry.spec(model).dim)
-    return any(run.warehouse.table(table, name).num_rows() for name in run.sources)
+    return any(batch.num_rows for name in run.sources for batch in run.warehouse.table(table, name).scan(["clip_id"], where=FOUND))
+
+
+def _why_no_vectors(run: CorpusRun, models: Sequence[str]) -> str:
+    for model in models:
+        table = embeddings_table(model, registry.spec(model).dim)
+        if not any(run.warehouse.table(table, name).num_rows() for name in run.sources):
+            continue
+        if not any("clip" in settings.embeddings.scopes for _, settings in run.sources.values()):
+            return f"there are no vectors of clips by {model}: embeddings.scopes leaves clips out; add clip to it and run again"
+        return f"{model} has run, and no clip has a vector of it: all failed; curation-assets failures says why"
+    return f"there are no vectors of {' or '.join(models)} yet; make them: {_how_to_make(run, models[0])}"
 
 
 def _how_to_make(run: CorpusRun, model: str) -> str:

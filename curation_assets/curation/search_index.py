@@ -28,7 +28,7 @@ from curation_assets.storage.vector_index import build_index, has_index
 
 CODE_VERSION = "1"
 COLUMNS = ("clip_id", "source", "video_id", "start_ns", "end_ns", "embedding")
-_FOUND = f"scope = 'clip' AND outcome = '{Outcome.OK.value}' AND embedding IS NOT NULL"
+FOUND = f"scope = 'clip' AND outcome = '{Outcome.OK.value}' AND embedding IS NOT NULL"
 
 Ids = npt.NDArray[np.bytes_]
 
@@ -66,7 +66,7 @@ class SourceVectors:
         """
         if not len(live):
             return
-        for batch in self.snapshot.batches(COLUMNS, where=_FOUND):
+        for batch in self.snapshot.batches(COLUMNS, where=FOUND):
             ids = np.asarray(batch.column("clip_id").to_pylist(), "S36")
             places = np.minimum(np.searchsorted(live, ids), len(live) - 1)
             yield batch.filter(pa.array(live[places] == ids))
