@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.nearest import Near, NearestRows
-from curation_assets.curation.query_vectors import Query, choose_model, query_vector
+from curation_assets.curation.query_vectors import Query, check_utf8, choose_model, query_vector
 from curation_assets.curation.search_index import COLUMNS, live_clips, open_vectors
 from curation_assets.models import registry
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -76,6 +76,8 @@ def search(run: CorpusRun, query: Query, *, model: str | None = None, k: int = 1
     """
     if not 1 <= k <= MOST_HITS:
         raise SettingsError(f"k is {k}; it must be at least 1 and at most {MOST_HITS}")
+    check_utf8(where, "the filter")
+    check_utf8(model, "the model's name")
     if where is not None and not where.strip():
         raise SettingsError("the filter is empty; give a condition such as is_selected, or leave it out")
     model = choose_model(run, query, model)

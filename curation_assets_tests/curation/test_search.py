@@ -14,7 +14,7 @@ from curation_assets.configuration import load_config
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.nearest import NearestRows
-from curation_assets.curation.query_vectors import Query, choose_model, query_vector
+from curation_assets.curation.query_vectors import Query, choose_model, query_vector, source_of
 from curation_assets.curation.search import Searcher, clock, search
 from curation_assets.curation.search_index import COLUMNS, update_search_index
 from curation_assets.models import registry
@@ -489,3 +489,52 @@ def test_python_gives_the_rows_of_the_command_line(curated):
     assert (rows[0]["key"], rows[0]["start_ns"], rows[0]["score"]) == ("<b>.mp4", 0, 1.0)
     assert json.loads(json.dumps(rows)) == rows
     assert rows == curation_assets.search(video=path.as_uri(), end_s=2, k=2, where="source = 'b'", config=config)
+
+
+def test_limits_are_not_for_the_video_of_a_query(curated, tmp_path):
+    """What the settings leave out of the sources may still be searched with; one that is shorter than a clip is one clip."""
+    short = tmp_path / "short.mp4"
+    makevideo.make_cuts(short, seconds=2, scenes=1)
+    free = query_vector(curated.run, Query(video=str(short)), MODEL)
+    (tmp_path / "curation.yaml").write_text(
+        "raw_videos: {limits: {min_side_px: 4000, max_size_bytes: 10}}\nclips: {splitter: {clip_len_s: 60, min_clip_len_s: 30}}\n"
+    )
+    strict = query_vector(CorpusRun(load_config(tmp_path / "curation.yaml")), Query(video=str(short)), MODEL)
+    assert np.array_equal(strict.values, free.values)
+    assert not strict.notes
+
+
+def test_a_video_below_a_source_takes_its_settings(curated, tmp_path):
+    """A source's own splitter and frame set are those of a query that lies below its root; elsewhere a note says which sources differ."""
+    shutil.copytree(curated.folder / "videos", tmp_path / "videos")
+    corpus = Corpus(tmp_path)
+    corpus.write(
+        "sources:\n  a: {uri: videos/a}\n  b: {uri: videos/b, settings: {clips: {splitter: {clip_len_s: 3}}, frame_sets: "
+        "{sets: {own: {purpose: embeddings, target_fps: 1, target_res: 224, quality: 20}}}, embeddings: {selection: curator}}}"
+    )
+    corpus.curate("a", "b")
+    inside = tmp_path / "videos" / "b" / "<b>.mp4"
+    outside = shutil.copyfile(inside, tmp_path / "elsewhere.mp4")
+    mean = stored(corpus, "<b>.mp4").astype(np.float64).mean(0)
+    for video in (str(inside), inside.as_uri()):
+        found = query_vector(corpus.run, Query(video=video), MODEL)
+        assert np.array_equal(found.values, (mean / np.linalg.norm(mean)).astype(np.float32))
+        assert [note.partition(":")[0] for note in found.notes] == ["a"]
+    found = query_vector(corpus.run, Query(video=str(outside)), MODEL)
+    assert not np.array_equal(found.values, (mean / np.linalg.norm(mean)).astype(np.float32))
+    assert [note.partition(":")[0] for note in found.notes] == ["b"]
+
+
+def test_the_source_of_a_video(tmp_path):
+    (tmp_path / "curation.yaml").write_text(
+        "sources: {a: {uri: videos}, b: {uri: videos/b}, c: {uri: lists/c.csv}, d: {uri: 's3://bucket/x/', storage_options: {region: r}}}\n"
+    )
+    run = CorpusRun(load_config(tmp_path / "curation.yaml"))
+    run.warehouse.registry.sync(run.config)
+    places = {"videos/x.mp4": "a", "videos/b/x.mp4": "b", "videos/bb/x.mp4": "a", "lists/x.mp4": "c", "x.mp4": None}
+    for place, name in places.items():
+        found = source_of(run, str(tmp_path / place))
+        assert (found and found[0].name) == name, place
+    assert source_of(run, "s3://bucket/x/y.mp4")[0].storage_options == {"region": "r"}
+    assert source_of(run, "s3://bucket/xy.mp4") is None
+    assert source_of(run, "ftp://bucket/xy.mp4") is None
