@@ -29,7 +29,7 @@ from curation_assets.settings import SettingsError
     "--where",
     metavar="SQL",
     help="Look only at clips for which this holds, over the columns of clips, raw_videos, clip_scores and curated_clips, for example "
-    "\"is_selected and motion_mean > 0.01 and source = 'a'\". Of columns of one name (outcome, detail) the one of clips counts; uri is that of curated_clips.",
+    "\"is_selected and motion_mean > 0.01 and source = 'a'\". outcome and detail are those of clips, uri that of curated_clips.",
 )
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of the hits, moving.")
 @with_json

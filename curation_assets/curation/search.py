@@ -70,6 +70,7 @@ def search(run: CorpusRun, query: Query, *, model: str | None = None, k: int = 1
         model: registry name; None is the first of `embeddings.models` that can take the query and has vectors.
         k: most hits.
         where: SQL condition over the columns of the views clips, raw_videos, clip_scores and curated_clips; only clips that fulfil it are looked at.
+            Of columns of one name the first of clips, clip_scores, curated_clips (uri alone) and raw_videos is meant.
 
     Raises:
         SettingsError: the query, the model or the condition cannot be used; the message says why and what to do.

@@ -404,6 +404,19 @@ def test_a_warehouse_without_vectors(tmp_path):
         choose_model(library.run, Query(clip_id="x"), None)
 
 
+def test_of_columns_of_one_name_one_counts(curated):
+    """As the README says."""
+    run, vector = curated.run, stored(curated, "cuts.mp4")[0]
+
+    def found(where):
+        return {hit.clip_id for hit in Searcher(run, MODEL, where=where).nearest(vector, 100)}
+
+    assert found("outcome = 'ok' and detail is null and end_ns > start_ns")
+    files = {clip for (clip,) in curated.sql("select clip_id from curated_clips where uri is not null")}
+    assert found("uri is not null and uri like '%/warehouse/%'") == files
+    assert files
+
+
 def test_rows_that_all_failed_are_no_vectors(tmp_path):
     library = Library(tmp_path)
     vectors = unit(np.random.default_rng(7).standard_normal((3, DIM)))
