@@ -255,8 +255,9 @@ def test_more_than_there_is_gives_what_there_is(indexed):
     library, centres = indexed
     searcher = Searcher(library.run, MODEL)
     assert searcher.exact_sources == []
-    hits = searcher.nearest(queries(centres, 1)[0], 2**63 - 1)
-    assert len(hits) == len({hit.clip_id for hit in hits}) == 1600
+    for k in (1601, 10**10, 2**63 - 1):
+        hits = searcher.nearest(queries(centres, 1)[0], k)
+        assert len(hits) == len({hit.clip_id for hit in hits}) == 1600
     table = library.run.table(search_index_table(MODEL, DIM))
     table.replace([], fingerprint="x", facts=table.facts())
     assert Searcher(library.run, MODEL).nearest(queries(centres, 1)[0], 10) == []
