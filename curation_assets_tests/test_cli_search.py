@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -87,6 +88,23 @@ def test_a_video_from_anywhere(call, library, tmp_path_factory):  # noqa: F811
     assert sorted(path.name for path in (library / "warehouse" / "sources").iterdir()) == ["a.json", "b.json"]
 
 
+def test_a_video_whose_name_is_no_text(call, library):  # noqa: F811
+    name = os.fsdecode(b"bad\xffname.mp4")
+    shutil.copyfile(library / "videos" / "b" / "other.mp4", library / name)
+    code, out, err = call("search", "--video", name, "--end", "2", "-k", "1", "--json", "--html", "hits.html")
+    assert (code, err) == (0, "wrote hits.html\n")
+    assert json.loads(out)[0]["key"] == "other.mp4"
+    (library / name).write_bytes(b"")
+    code, _, err = call("search", "--video", name)
+    assert (code, "empty_object" in err) == (2, True)
+
+
+def test_a_clip_in_capital_letters(call, library):  # noqa: F811
+    first, _ = clips_of(call, "other.mp4")
+    assert call("search", "--clip", first.upper(), "--json") == call("search", "--clip", first, "--json")
+    assert call("search", "--clip", first[:13].upper(), "--json") == call("search", "--clip", first, "--json")
+
+
 class Page(HTMLParser):
     """What is on a page: pictures, links and words; fails on tags that are left open."""
 
@@ -148,7 +166,14 @@ def test_a_page_of_the_hits(call, library):  # noqa: F811
         (["--clip", "x", "--where", "motion > 0.1"], 'Referenced column "motion" not found'),
         (["--clip", "x", "--start", "1"], "belong to a video"),
         (["--clip", "x", "-k", "0"], "0 is not in the range"),
+        (["--clip", "x", "-k", str(2**64)], f"{2**64} is not in the range"),
         (["--video", "no.mp4"], "vanished"),
+        (["--video", "no.mp4", "--end", "0.0000000001"], "from --start to --end, is empty"),
+        (["a\udcff"], "error: the text is not UTF-8 at character 2: 'a\\udcff'"),
+        (["--clip", "a\udcff"], "error: the clip's id is not UTF-8"),
+        (["--clip", "x", "--where", "key = '\udcff'"], "error: the filter is not UTF-8"),
+        (["--clip", "x", "--model", "\udcff"], "error: the model's name is not UTF-8"),
+        (["--video", "\ud800.mp4"], "error: the video's name is not UTF-8"),
     ],
 )
 def test_what_cannot_be_searched(call, library, words, said):  # noqa: F811

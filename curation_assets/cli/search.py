@@ -24,12 +24,12 @@ from curation_assets.settings import SettingsError
 @click.option(
     "--model", metavar="NAME", help="Whose vectors; else the first of embeddings.models that has some, for a text one that embeds texts."
 )
-@click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="Most hits.")
+@click.option("-k", "k", type=click.IntRange(min=1, max=2**63 - 1), default=10, show_default=True, help="Most hits.")
 @click.option(
     "--where",
     metavar="SQL",
     help="Look only at clips for which this holds, over the columns of clips, raw_videos, clip_scores and curated_clips, for example "
-    "\"is_selected and motion_mean > 0.01 and source = 'a'\".",
+    "\"is_selected and motion_mean > 0.01 and source = 'a'\". outcome and detail are those of clips, uri that of curated_clips.",
 )
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of the hits, moving.")
 @with_json
@@ -60,8 +60,9 @@ def search(
         err.print(f"note: {note}", markup=False, soft_wrap=True)
     if page is not None:
         from curation_assets.curation.sheet import render_hits
+        from curation_assets.storage.objects_local import readable_path
 
-        title = f"Clips like {text or video or f'clip {clip_id}'}"
+        title = f"Clips like {text or readable_path(video or '') or f'clip {clip_id}'}"
         try:
             page.write_text(render_hits(run, [hit.as_dict() for hit in found.hits], title=title, model=found.model), encoding="utf-8")
         except OSError as error:

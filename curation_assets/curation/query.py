@@ -97,11 +97,12 @@ def _named(found: list[dict[str, Any]], rows: Callable[[str, Sequence[Any]], lis
 
 
 def find_clip(connection: views.SqlConnection, clip_id: str) -> dict[str, Any] | None:
-    """Find a clip by its id or by the beginning of it; None when there is none.
+    """Find a clip by its id or by the beginning of it, in letters of either case; None when there is none.
 
     Raises:
         SettingsError: several clips begin so.
     """
+    clip_id = clip_id.lower()
     clips = views.json_rows(connection.execute("SELECT * FROM clips WHERE clip_id = ?", [clip_id]))
     if not clips:  # a range, which the scan takes over; a function of the column it would not
         found = connection.execute(

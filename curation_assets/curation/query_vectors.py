@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from curation_assets.curation.model_files import check_model
 from curation_assets.curation.model_frames import frame_set_of, frame_sets
 from curation_assets.curation.query import find_clip
 from curation_assets.curation.raw_videos import update_raw_videos
+from curation_assets.curation.search_index import FOUND
 from curation_assets.curation.sources import SourceRecord
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.engine.local import LocalEngine
@@ -29,11 +32,12 @@ from curation_assets.models.weights import WeightsError
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
 from curation_assets.schemas.frame_sets import FRAME_SETS
-from curation_assets.schemas.outcomes import is_usable
+from curation_assets.schemas.outcomes import Outcome, is_usable
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.table import TableSpec
-from curation_assets.settings import FixedStride, ProcessingSettings, SettingsError
-from curation_assets.storage.objects import child_uri
+from curation_assets.settings import ClipsSettings, FixedStride, ProcessingSettings, RawVideosSettings, SettingsError
+from curation_assets.storage.objects import child_uri, split_uri
+from curation_assets.storage.objects_local import readable_path
 from curation_assets.storage.snapshots import quoted
 
 Vector = npt.NDArray[np.float32]
@@ -67,16 +71,35 @@ class Query:
             raise SettingsError("name one thing to search for: a text, a clip, or a video")
         if (self.text is not None and not self.text.strip()) or self.clip_id == "" or self.video == "":
             raise SettingsError("there is nothing to search for: the text, clip or video is empty")
+        check_utf8(self.text, "the text")
+        check_utf8(self.clip_id, "the clip's id")
+        if self.video is not None:
+            object.__setattr__(self, "video", readable_path(self.video))
+            check_utf8(self.video, "the video's name")
         if self.video is None and self.is_part:
             raise SettingsError("a start and an end belong to a video; a text or a clip has none")
         start_s, end_s = self.start_s or 0.0, _WHOLE_PART_S if self.end_s is None else self.end_s
-        if not 0 <= start_s < end_s <= _WHOLE_PART_S:
-            raise SettingsError(f"the part [{start_s:g} s, {end_s:g} s) of the video is empty, or begins before zero")
+        if not 0 <= start_s < end_s <= _WHOLE_PART_S or round(start_s * 1e9) == round(end_s * 1e9):
+            raise SettingsError(
+                f"the part [{start_s:g} s, {end_s:g} s) of the video, from --start to --end, is empty, or begins before zero"
+            )
 
     @property
     def is_part(self) -> bool:
         """Whether a part of the video is meant."""
         return self.start_s is not None or self.end_s is not None
+
+
+def check_utf8(text: str | None, what: str) -> None:
+    """Refuse what a command line gives for bytes that are no text.
+
+    Raises:
+        SettingsError: there are such bytes.
+    """
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"{what} is not UTF-8 at character {error.start + 1}: {text!a}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +137,14 @@ def choose_model(run: CorpusRun, query: Query, wanted: str | None) -> str:
         if query.text is not None and not spec.has_text:
             raise SettingsError(f"{wanted} does not embed texts; models that do: {', '.join(with_text)}. Or search with a clip or a video")
         if not _has_vectors(run, wanted):
-            raise SettingsError(f"there are no vectors of {wanted} yet; make them: {_how_to_make(run, wanted)}")
+            raise SettingsError(_why_no_vectors(run, [wanted]))
         return wanted
     fitting = [name for name in run.config.embeddings.models if query.text is None or name in with_text]
     for name in fitting:
         if _has_vectors(run, name):
             return name
     if fitting:
-        raise SettingsError(f"there are no vectors of {' or '.join(fitting)} yet; make them: curation-assets run")
+        raise SettingsError(_why_no_vectors(run, fitting))
     if query.text is None:
         raise SettingsError(f"embeddings.models names no model; make vectors: {_how_to_make(run, registry.names()[0])}")
     has = ", ".join(run.config.embeddings.models) or "none"
@@ -132,8 +155,20 @@ def choose_model(run: CorpusRun, query: Query, wanted: str | None) -> str:
 
 
 def _has_vectors(run: CorpusRun, model: str) -> bool:
+    """Say whether a clip has a vector that can be found; rows are read up to the first that has."""
     table = embeddings_table(model, registry.spec(model).dim)
-    return any(run.warehouse.table(table, name).num_rows() for name in run.sources)
+    return any(batch.num_rows for name in run.sources for batch in run.warehouse.table(table, name).scan(["clip_id"], where=FOUND))
+
+
+def _why_no_vectors(run: CorpusRun, models: Sequence[str]) -> str:
+    for model in models:
+        table = embeddings_table(model, registry.spec(model).dim)
+        if not any(run.warehouse.table(table, name).num_rows() for name in run.sources):
+            continue
+        if not any("clip" in settings.embeddings.scopes for _, settings in run.sources.values()):
+            return f"there are no vectors of clips by {model}: embeddings.scopes leaves clips out; add clip to it and run again"
+        return f"{model} has run, and no clip has a vector of it: all failed; curation-assets failures says why"
+    return f"there are no vectors of {' or '.join(models)} yet; make them: {_how_to_make(run, models[0])}"
 
 
 def _how_to_make(run: CorpusRun, model: str) -> str:
@@ -151,11 +186,12 @@ def query_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
     """
     if query.clip_id is not None:
         return _stored_vector(run, query.clip_id, model)
-    check_model(model, run.config.models.cache_dir, device=run.config.embeddings.device)
     try:
-        if query.text is not None:
-            return _text_vector(run, query.text, model)
-        return _video_vector(run, query, model)
+        if query.video is not None:
+            return _video_vector(run, query, model)
+        check_model(model, run.config.models.cache_dir, device=run.config.embeddings.device)
+        assert query.text is not None
+        return _text_vector(run, query.text, model)
     except (WeightsError, PermissionError) as error:
         raise SettingsError(str(error)) from error
 
@@ -182,7 +218,9 @@ def _stored_vector(run: CorpusRun, clip_id: str, model: str) -> QueryVector:
 def _video_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
     """Take a video through the stages into a warehouse of its own, which is thrown away: so it is decoded, cut, sampled and embedded as the stored ones are."""
     assert query.video is not None
-    settings = _settings_for(run.config, model, query)
+    source = source_of(run, query.video)
+    settings = _settings_for(source[1] if source else run.config, model, query)
+    check_model(model, settings.models.cache_dir, device=settings.embeddings.device)
     with (
         tempfile.TemporaryDirectory(prefix="curation-assets-query-") as folder,
         LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s) as engine,
@@ -190,7 +228,7 @@ def _video_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
         manifest = Path(folder) / "query.json"
         entry = {"uri": query.video, "start_s": query.start_s, "end_s": query.end_s}
         manifest.write_text(json.dumps([entry]), encoding="utf-8")
-        record = SourceRecord(_NAME, str(manifest), True, _storage_options(run, query.video))
+        record = SourceRecord(_NAME, str(manifest), True, source[0].storage_options if source else run.config.storage_options)
         own = SourceRun(record, settings, Warehouse(str(Path(folder) / "warehouse")), engine, log=run.log)
         notes = list(_work(own, model, query.video))
         spec = embeddings_table(model, registry.spec(model).dim)
@@ -201,6 +239,8 @@ def _video_vector(run: CorpusRun, query: Query, model: str) -> QueryVector:
     if norm < 1e-6:
         why = "its clips' vectors cancel out" if vectors else next((f"{row['outcome']}: {row['detail']}" for row in found), "no clip")
         raise SettingsError(f"{query.video}: {why}")
+    if others := _sources_with_other_frames(run, settings, model):
+        notes.append(f"{', '.join(others)}: made with other frames of a clip (frame_sets, embeddings) than this video, so scores are lower")
     return QueryVector((mean / norm).astype(np.float32), notes=notes)
 
 
@@ -217,6 +257,10 @@ def _work(own: SourceRun, model: str, video: str) -> Iterator[str]:
     )
     for spec, update in stages:
         update(own)
+        if spec is CLIPS and Outcome.TOO_SHORT.value in own.table(spec).headers(["outcome"])["outcome"].to_pylist():
+            # shorter than the shortest clip of a run: somebody means it, so it is one clip
+            own = replace(own, settings=own.settings.model_copy(update={"clips": _as_one_clip(own.settings)}))
+            update(own)
         for row in own.table(spec).headers(["outcome", "detail"]).to_pylist():
             detail = (row["detail"] or "").removeprefix("the manifest names it, the store does not have it: ")  # nobody wrote a manifest
             said = f"{video}: {row['outcome']}: {detail}"
@@ -227,17 +271,18 @@ def _work(own: SourceRun, model: str, video: str) -> Iterator[str]:
     update_embeddings(own, model)
 
 
+def _as_one_clip(settings: ProcessingSettings) -> ClipsSettings:
+    return settings.clips.model_copy(update={"splitter": FixedStride(clip_len_s=_WHOLE_PART_S, min_clip_len_s=0)})
+
+
 def _settings_for(settings: ProcessingSettings, model: str, query: Query) -> ProcessingSettings:
     """Leave of the settings what one model's vectors of one video need."""
     name = frame_set_of(settings, model)
     sets = {key: item for key, item in frame_sets(settings).items() if key == name}
-    clips = settings.clips
-    if query.is_part:
-        clips = clips.model_copy(update={"splitter": FixedStride(clip_len_s=_WHOLE_PART_S, min_clip_len_s=0)})
     return settings.model_copy(
         update={
-            "raw_videos": settings.raw_videos.model_copy(update={"extensions": [""]}),  # it was named, whatever its name ends with
-            "clips": clips,
+            "raw_videos": RawVideosSettings().model_copy(update={"extensions": [""]}),  # it was named: no ending and no limit keeps it out
+            "clips": _as_one_clip(settings) if query.is_part else settings.clips,
             "frame_sets": settings.frame_sets.model_copy(update={"sets": sets}),
             "embeddings": settings.embeddings.model_copy(
                 update={"models": [model], "scopes": ["clip"], "frame_set": name if sets else None}
@@ -246,10 +291,39 @@ def _settings_for(settings: ProcessingSettings, model: str, query: Query) -> Pro
     )
 
 
-def _storage_options(run: CorpusRun, uri: str) -> dict[str, str]:
-    """Take the options of the source below whose root a video lies, else the warehouse's."""
-    for record, _ in run.sources.values():
-        root = record.uri.rpartition("/")[0] if record.is_manifest else record.uri
-        if uri.startswith(child_uri(root, "")):
-            return record.storage_options
-    return run.config.storage_options
+def source_of(run: CorpusRun, uri: str) -> tuple[SourceRecord, ProcessingSettings] | None:
+    """Find the source below whose root, or beside whose manifest, a video lies; of several the one whose root is nearest to it."""
+    found: tuple[int, SourceRecord, ProcessingSettings] | None = None
+    with suppress(ValueError):  # no store has such a URI, as the listing will say
+        scheme, bucket, key = split_uri(uri)
+        for record, settings in run.sources.values():
+            root = split_uri(record.uri.rpartition("/")[0] or "/" if record.is_manifest else record.uri)
+            prefix = child_uri(root[2], "") if root[2] else ""
+            if root[:2] == (scheme, bucket) and key.startswith(prefix) and (found is None or len(prefix) > found[0]):
+                found = len(prefix), record, settings
+    return found and found[1:]
+
+
+def _sources_with_other_frames(run: CorpusRun, used: ProcessingSettings, model: str) -> list[str]:
+    """Name the sources with rows of a model that were embedded from other frames, or otherwise."""
+    table = embeddings_table(model, registry.spec(model).dim)
+    return [
+        name
+        for name, (_, settings) in run.sources.items()
+        if _recipe(settings, model) != _recipe(used, model) and run.warehouse.table(table, name).num_rows()
+    ]
+
+
+def _recipe(settings: ProcessingSettings, model: str) -> dict[str, Any]:
+    """Give what decides a clip's vector beside the clip; a frame set's name does not."""
+    own = settings.embeddings
+    if model not in own.models:
+        settings = settings.model_copy(update={"embeddings": own.model_copy(update={"models": [model]})})
+    frames = frame_sets(settings)[frame_set_of(settings, model)]
+    dtype = own.dtype if registry.spec(model).weights else None
+    return {
+        **frames.model_dump(exclude={"purpose", "target_res"}),
+        "target_fps": frames.fps,
+        "size": frames.size,
+        "embeddings": (own.selection, dtype),
+    }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.nearest import Near, NearestRows
-from curation_assets.curation.query_vectors import Query, choose_model, query_vector
+from curation_assets.curation.query_vectors import Query, check_utf8, choose_model, query_vector
 from curation_assets.curation.search_index import COLUMNS, live_clips, open_vectors
 from curation_assets.models import registry
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
@@ -26,6 +26,7 @@ from curation_assets.settings import SettingsError
 from curation_assets.storage.vector_index import nearest_rows
 
 Vector = npt.NDArray[np.float32]
+MOST_HITS = 2**63 - 1  # what is more than this is a slip; below, more than there are clips stands for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,15 @@ def search(run: CorpusRun, query: Query, *, model: str | None = None, k: int = 1
         model: registry name; None is the first of `embeddings.models` that can take the query and has vectors.
         k: most hits.
         where: SQL condition over the columns of the views clips, raw_videos, clip_scores and curated_clips; only clips that fulfil it are looked at.
+            Of columns of one name the first of clips, clip_scores, curated_clips (uri alone) and raw_videos is meant.
 
     Raises:
         SettingsError: the query, the model or the condition cannot be used; the message says why and what to do.
     """
-    if k < 1:
-        raise SettingsError(f"k is {k}; it must be at least 1")
+    if not 1 <= k <= MOST_HITS:
+        raise SettingsError(f"k is {k}; it must be at least 1 and at most {MOST_HITS}")
+    check_utf8(where, "the filter")
+    check_utf8(model, "the model's name")
     if where is not None and not where.strip():
         raise SettingsError("the filter is empty; give a condition such as is_selected, or leave it out")
     model = choose_model(run, query, model)

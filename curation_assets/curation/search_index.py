@@ -28,7 +28,7 @@ from curation_assets.storage.vector_index import build_index, has_index
 
 CODE_VERSION = "1"
 COLUMNS = ("clip_id", "source", "video_id", "start_ns", "end_ns", "embedding")
-_FOUND = f"scope = 'clip' AND outcome = '{Outcome.OK.value}' AND embedding IS NOT NULL"
+FOUND = f"scope = 'clip' AND outcome = '{Outcome.OK.value}' AND embedding IS NOT NULL"
 
 Ids = npt.NDArray[np.bytes_]
 
@@ -66,7 +66,7 @@ class SourceVectors:
         """
         if not len(live):
             return
-        for batch in self.snapshot.batches(COLUMNS, where=_FOUND):
+        for batch in self.snapshot.batches(COLUMNS, where=FOUND):
             ids = np.asarray(batch.column("clip_id").to_pylist(), "S36")
             places = np.minimum(np.searchsorted(live, ids), len(live) - 1)
             yield batch.filter(pa.array(live[places] == ids))
@@ -97,8 +97,10 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
         Clip ids by source, sorted; sources without any are left out.
 
     Raises:
-        duckdb.Error, ValueError: the condition is wrong.
+        duckdb.Error, ValueError: the condition is wrong, or is more than one condition; nothing of it was executed then.
     """
+    if where is not None:
+        _check_condition(where)
     if not sources:
         return {}
     view = embeddings_table(model, registry.spec(model).dim).view
@@ -113,6 +115,19 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
         found = connection.execute(f"SELECT source, clip_id FROM ({alive}\n) ORDER BY source, clip_id").fetchnumpy()
     by_source = {name: np.asarray(found["clip_id"][found["source"] == name], "S36") for name in sources}
     return {name: ids for name, ids in by_source.items() if len(ids)}
+
+
+def _check_condition(where: str) -> None:
+    """Refuse, by parsing alone, what would end the query that it is put into, or is more than an expression.
+
+    What closes a bracket that it did not open can fit into round ones or into square ones, never into both.
+    """
+    import duckdb  # not needed to load the definitions
+
+    for query in (f"SELECT 1 WHERE (\n{where}\n)", f"SELECT [\n{where}\n]"):
+        statements = duckdb.extract_statements(query)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise ValueError("it must be one SQL condition, without other statements")
 
 
 # every column of the four views once: where two have one of a name, clips come first, then scores

@@ -32,6 +32,11 @@ _TO_SHOWN = {_FIRST_SURROGATE + i: _FIRST_SHOWN + i for i in range(128)}
 _FROM_SHOWN = {shown: surrogate for surrogate, shown in _TO_SHOWN.items()}
 
 
+def readable_path(path: str) -> str:
+    """Write a path as the listing does: bytes that are not UTF-8 as private-use characters, which every function here turns back."""
+    return path.translate(_TO_SHOWN)
+
+
 def store_error(error: OSError, what: str) -> StoreError:
     """Make the StoreError of an operating system error.
 

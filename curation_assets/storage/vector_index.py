@@ -71,11 +71,16 @@ def nearest_rows(
     Args:
         snapshot: of a table with an index; without one every row is compared.
         query: float32 (D,), unit length.
-        k: how many.
+        k: how many; more than there are rows stands for all of them.
         columns: columns to read.
         sources: only rows of these; None for all. Others are left out before the search, not after it.
     """
-    near = {"column": COLUMN, "q": query, "k": k, "metric": "cosine", "nprobes": _NUM_PROBES, "refine_factor": _REFINE_FACTOR}
+    num_rows = snapshot.num_items()
+    k = min(k, num_rows)  # Lance makes room for refine_factor times k rows at once, and ends the process where it cannot
+    if not k:
+        return snapshot.spec.schema.empty_table().select(list(columns))
+    refine_factor = min(_REFINE_FACTOR, -(-num_rows // k))
+    near = {"column": COLUMN, "q": query, "k": k, "metric": "cosine", "nprobes": _NUM_PROBES, "refine_factor": refine_factor}
     with lance_errors(snapshot.dataset.uri):
         scanner = snapshot.dataset.scanner(
             columns=list(columns),

@@ -14,7 +14,7 @@ from curation_assets.configuration import load_config
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.nearest import NearestRows
-from curation_assets.curation.query_vectors import Query, choose_model, query_vector
+from curation_assets.curation.query_vectors import Query, choose_model, query_vector, source_of
 from curation_assets.curation.search import Searcher, clock, search
 from curation_assets.curation.search_index import COLUMNS, update_search_index
 from curation_assets.models import registry
@@ -250,6 +250,55 @@ def test_a_filter_loses_no_hit(indexed):
     assert Searcher(library.run, MODEL, where="is_selected").nearest(query, 5) == []
 
 
+def test_more_than_there_is_gives_what_there_is(indexed):
+    """Lance would make room for each of them, and end the process."""
+    library, centres = indexed
+    searcher = Searcher(library.run, MODEL)
+    assert searcher.exact_sources == []
+    for k in (1601, 10**10, 2**63 - 1):
+        hits = searcher.nearest(queries(centres, 1)[0], k)
+        assert len(hits) == len({hit.clip_id for hit in hits}) == 1600
+    table = library.run.table(search_index_table(MODEL, DIM))
+    table.replace([], fingerprint="x", facts=table.facts())
+    assert Searcher(library.run, MODEL).nearest(queries(centres, 1)[0], 10) == []
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "true)\n) ; copy (select 42) to '{file}'; select source, clip_id from clips; -- ",
+        "true)\n; copy (select 42) to '{file}'; select (true",
+        "true) union all select 'a','b' where (true",
+        "true) or (true",
+        "true) group by all having (true",
+        "true); create table t(i int); select (true",
+        "true] + [true",
+        "true /* the rest",
+        "true; select 1",
+    ],
+)
+def test_a_filter_is_one_condition(indexed, tmp_path, where):
+    library, _ = indexed
+    clip = library.videos["a", "one.mp4"][0]
+    with pytest.raises(SettingsError, match="the filter"):
+        search(library.run, Query(clip_id=clip), where=where.format(file=tmp_path / "written.csv"))
+    assert not (tmp_path / "written.csv").exists()
+
+
+def test_filters_of_many_forms(indexed):
+    library, centres = indexed
+    query = queries(centres, 1)[0]
+    for where in (
+        "clip_id in (select clip_id from clips where source = 'b')",
+        "(source = 'b') and (true) -- ) ; ]",
+        "key in ('three.mp4', ')', '];') /* ) */",
+        "list_contains(['b', 'c'], source)",
+        "source = ['a', 'b'][2]",
+        "exists (select 1 from raw_videos r where r.key = 'three.mp4') and source = 'b'",
+    ):
+        library.check(query, 5, where=where, among=set(library.videos["b", "three.mp4"]))
+
+
 def test_few_vectors_have_no_index(tmp_path):
     library = Library(tmp_path, index_from=2000)
     rng = np.random.default_rng(4)
@@ -341,6 +390,7 @@ def test_queries_that_ask_for_nothing(asked, said):
         ({"clip_id": "x"}, {"where": "is_selected and"}, "filter.*[Ss]yntax error"),
         ({"clip_id": "x"}, {"where": " "}, "filter is empty"),
         ({"clip_id": "x"}, {"k": 0}, "at least 1"),
+        ({"clip_id": "x"}, {"k": 2**64}, "at most 9223372036854775807"),
         ({"video": "/nowhere/x.mp4"}, {}, "vanished: /nowhere/x.mp4: does not exist"),
     ],
 )
@@ -353,6 +403,30 @@ def test_a_warehouse_without_vectors(tmp_path):
     library = Library(tmp_path)
     with pytest.raises(SettingsError, match="no vectors of fingerprint yet; make them: curation-assets run"):
         choose_model(library.run, Query(clip_id="x"), None)
+
+
+def test_of_columns_of_one_name_one_counts(curated):
+    """As the README says."""
+    run, vector = curated.run, stored(curated, "cuts.mp4")[0]
+
+    def found(where):
+        return {hit.clip_id for hit in Searcher(run, MODEL, where=where).nearest(vector, 100)}
+
+    assert found("outcome = 'ok' and detail is null and end_ns > start_ns")
+    files = {clip for (clip,) in curated.sql("select clip_id from curated_clips where uri is not null")}
+    assert found("uri is not null and uri like '%/warehouse/%'") == files
+    assert files
+
+
+def test_rows_that_all_failed_are_no_vectors(tmp_path):
+    library = Library(tmp_path)
+    vectors = unit(np.random.default_rng(7).standard_normal((3, DIM)))
+    library.put("a", "one.mp4", vectors, outcome="invalid_vector")
+    for wanted in (None, MODEL):
+        with pytest.raises(SettingsError, match="no clip has a vector of it: all failed; curation-assets failures says why"):
+            choose_model(library.run, Query(clip_id="x"), wanted)
+    library.put("b", "two.mp4", vectors)
+    assert choose_model(library.run, Query(clip_id="x"), None) == MODEL
 
 
 @pytest.mark.parametrize(("time_ns", "text"), [(0, "0:00:00.000"), (59_999_600_000, "0:01:00.000"), (36_061_001_499_999, "10:01:01.001")])
@@ -429,3 +503,52 @@ def test_python_gives_the_rows_of_the_command_line(curated):
     assert (rows[0]["key"], rows[0]["start_ns"], rows[0]["score"]) == ("<b>.mp4", 0, 1.0)
     assert json.loads(json.dumps(rows)) == rows
     assert rows == curation_assets.search(video=path.as_uri(), end_s=2, k=2, where="source = 'b'", config=config)
+
+
+def test_limits_are_not_for_the_video_of_a_query(curated, tmp_path):
+    """What the settings leave out of the sources may still be searched with; one that is shorter than a clip is one clip."""
+    short = tmp_path / "short.mp4"
+    makevideo.make_cuts(short, seconds=2, scenes=1)
+    free = query_vector(curated.run, Query(video=str(short)), MODEL)
+    (tmp_path / "curation.yaml").write_text(
+        "raw_videos: {limits: {min_side_px: 4000, max_size_bytes: 10}}\nclips: {splitter: {clip_len_s: 60, min_clip_len_s: 30}}\n"
+    )
+    strict = query_vector(CorpusRun(load_config(tmp_path / "curation.yaml")), Query(video=str(short)), MODEL)
+    assert np.array_equal(strict.values, free.values)
+    assert not strict.notes
+
+
+def test_a_video_below_a_source_takes_its_settings(curated, tmp_path):
+    """A source's own splitter and frame set are those of a query that lies below its root; elsewhere a note says which sources differ."""
+    shutil.copytree(curated.folder / "videos", tmp_path / "videos")
+    corpus = Corpus(tmp_path)
+    corpus.write(
+        "sources:\n  a: {uri: videos/a}\n  b: {uri: videos/b, settings: {clips: {splitter: {clip_len_s: 3}}, frame_sets: "
+        "{sets: {own: {purpose: embeddings, target_fps: 1, target_res: 224, quality: 20}}}, embeddings: {selection: curator}}}"
+    )
+    corpus.curate("a", "b")
+    inside = tmp_path / "videos" / "b" / "<b>.mp4"
+    outside = shutil.copyfile(inside, tmp_path / "elsewhere.mp4")
+    mean = stored(corpus, "<b>.mp4").astype(np.float64).mean(0)
+    for video in (str(inside), inside.as_uri()):
+        found = query_vector(corpus.run, Query(video=video), MODEL)
+        assert np.array_equal(found.values, (mean / np.linalg.norm(mean)).astype(np.float32))
+        assert [note.partition(":")[0] for note in found.notes] == ["a"]
+    found = query_vector(corpus.run, Query(video=str(outside)), MODEL)
+    assert not np.array_equal(found.values, (mean / np.linalg.norm(mean)).astype(np.float32))
+    assert [note.partition(":")[0] for note in found.notes] == ["b"]
+
+
+def test_the_source_of_a_video(tmp_path):
+    (tmp_path / "curation.yaml").write_text(
+        "sources: {a: {uri: videos}, b: {uri: videos/b}, c: {uri: lists/c.csv}, d: {uri: 's3://bucket/x/', storage_options: {region: r}}}\n"
+    )
+    run = CorpusRun(load_config(tmp_path / "curation.yaml"))
+    run.warehouse.registry.sync(run.config)
+    places = {"videos/x.mp4": "a", "videos/b/x.mp4": "b", "videos/bb/x.mp4": "a", "lists/x.mp4": "c", "x.mp4": None}
+    for place, name in places.items():
+        found = source_of(run, str(tmp_path / place))
+        assert (found and found[0].name) == name, place
+    assert source_of(run, "s3://bucket/x/y.mp4")[0].storage_options == {"region": "r"}
+    assert source_of(run, "s3://bucket/xy.mp4") is None
+    assert source_of(run, "ftp://bucket/xy.mp4") is None
