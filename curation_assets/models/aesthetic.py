@@ -20,7 +20,7 @@ from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.image_text import CLIP_MEAN, CLIP_STD
 from curation_assets.models.pretrained import check_size, load_pretrained
 from curation_assets.models.scorer import ScorerSpec
-from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights
+from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,13 @@ class AestheticScorer:
         tower, head = _folders(weights)
         self._weight, self._bias = load_head(head / "model.safetensors")
         self._model: Any = load_pretrained(
-            CLIPVisionModelWithProjection, tower, name=SPEC.name, device=self._device, dtype=self._dtype, ignored=_NOT_OF_THE_TOWER
+            CLIPVisionModelWithProjection,
+            tower,
+            weights_file(TOWER, tower),
+            name=SPEC.name,
+            device=self._device,
+            dtype=self._dtype,
+            ignored=_NOT_OF_THE_TOWER,
         )
         config = self._model.config
         check_size(SPEC.name, tower, dim=(config.projection_dim, DIM), image_size=(config.image_size, SPEC.height_px))

@@ -20,7 +20,7 @@ from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.pretrained import check_size, load_pretrained, load_tokenizer, token_ids
-from curation_assets.models.weights import WeightFile, WeightsSpec, find_weights
+from curation_assets.models.weights import WeightFile, WeightsSpec, find_weights, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,12 @@ class ImageTextEmbedder:
         folder = find_weights(spec.weights, weights, model=spec.name)
         assert isinstance(folder, Path)
         self._model: Any = load_pretrained(
-            getattr(transformers, self._kind.model_class), folder, name=spec.name, device=self._device, dtype=self._dtype
+            getattr(transformers, self._kind.model_class),
+            folder,
+            weights_file(spec.weights, folder, weights),
+            name=spec.name,
+            device=self._device,
+            dtype=self._dtype,
         )
         config = self._model.config
         dim = config.projection_dim if self._kind.model_class == "CLIPModel" else config.vision_config.hidden_size

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,25 @@ _BUFFERS = r"(^|\.)position_ids$"
 
 
 def load_pretrained(
-    model_class: Any, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, ignored: Sequence[str] = (), **options: Any
+    model_class: Any,
+    folder: Path,
+    state_path: Path,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    ignored: Sequence[str] = (),
+    **options: Any,
 ) -> Any:
-    """Load a transformers model from config.json and model.safetensors or pytorch_model.bin.
+    """Load a transformers model from a folder's config.json and one file of weights; no other file is looked at.
 
-    The library fills weights that a file lacks with random numbers and only warns; here that is an error.
+    The library fills weights that a file lacks with random numbers and only warns; here that is an error. It is given the weights and not the folder, in which
+    it would prefer other files to the one that was checked.
 
     Args:
         model_class: a PreTrainedModel.
-        folder: where the files lie.
+        folder: where config.json lies.
+        state_path: the file of weights, as `weights_file` finds it.
         name: registry name, for the message.
         device: where it will run.
         dtype: what it computes in.
@@ -34,8 +45,11 @@ def load_pretrained(
         options: for `from_pretrained`.
 
     Raises:
-        WeightsError: the files cannot be read, or weights are missing, left over or of another shape.
+        WeightsError: the files cannot be read, or weights are missing, left over, of another shape, no floats or not finite.
     """
+    known = re.compile("|".join([_BUFFERS, *ignored]))
+    state = read_state(state_path, name=name)
+    check_values({key: value for key, value in state.items() if not known.search(key)}, state_path, name=name)
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging  # partly untyped
@@ -44,11 +58,12 @@ def load_pretrained(
     logging.set_verbosity_error()  # its report on the weights is judged below
     try:
         model, info = model_class.from_pretrained(
-            folder,
+            None,
+            config=model_class.config_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            state_dict=state,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
-            weights_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that all of them are reported
             **options,
@@ -59,7 +74,6 @@ def load_pretrained(
         logging.set_verbosity(verbosity)
         if has_bar:
             logging.enable_progress_bar()
-    known = re.compile("|".join([_BUFFERS, *ignored]))
     said = {
         "missing": sorted(info["missing_keys"]),
         "unknown": sorted(key for key in info["unexpected_keys"] if not known.search(key)),
@@ -67,8 +81,48 @@ def load_pretrained(
     }
     if any(said.values()):
         wrong = "; ".join(f"{len(keys)} {what}: {listed(keys)}" for what, keys in said.items() if keys)
-        raise WeightsError(f"weights of {name}: {folder} does not fit the model: {wrong}")
+        raise WeightsError(f"weights of {name}: {state_path} does not fit the model: {wrong}")
     return model.eval().requires_grad_(False).to(device)
+
+
+def read_state(path: Path, *, name: str) -> dict[str, torch.Tensor]:
+    """Read all tensors of a .safetensors file, or of another that torch wrote, onto the CPU; no code in it is run.
+
+    Raises:
+        WeightsError: it cannot be read, or holds anything but tensors by name.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its text advises to let the file run code
+        raise WeightsError(f"weights of {name}: {path} cannot be loaded: it holds no weights, or code; download it again") from error
+    except Exception as error:  # safetensors and torch raise many kinds for files that they cannot read
+        raise WeightsError(f"weights of {name}: {path} cannot be loaded: {error}; download it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"weights of {name}: {path} cannot be loaded: it holds something else than tensors by name")
+    return dict(state)
+
+
+def check_values(state: Mapping[str, torch.Tensor], path: Path, *, name: str) -> None:
+    """Look at every number once.
+
+    Args:
+        state: the weights that the model uses.
+        path: where they are from, for the message.
+        name: registry name, likewise.
+
+    Raises:
+        WeightsError: tensors are of no floating-point format, or hold NaN or infinity; names the first.
+    """
+    odd = sorted(key for key, value in state.items() if not value.is_floating_point())
+    if odd:
+        raise WeightsError(f"weights of {name}: {path} does not fit the model: {len(odd)} of no floating-point format: {listed(odd)}")
+    # formats of one byte have no isfinite
+    odd = sorted(key for key, value in state.items() if not (value if value.element_size() > 1 else value.float()).isfinite().all())
+    if odd:
+        raise WeightsError(f"weights of {name}: {path} does not fit the model: {len(odd)} with NaN or infinity: {listed(odd)}")
 
 
 def check_size(name: str, folder: Path, **sizes: tuple[object, object]) -> None:

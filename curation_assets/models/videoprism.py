@@ -19,7 +19,7 @@ from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
 from curation_assets.models.pretrained import check_size, load_pretrained, load_tokenizer, token_ids
-from curation_assets.models.weights import WeightFile, WeightsSpec, find_weights
+from curation_assets.models.weights import WeightFile, WeightsSpec, find_weights, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,13 @@ class VideoPrismEmbedder:
         assert isinstance(folder, Path)
         # the library has no other attention for it: the logits are capped
         self._model: Any = load_pretrained(
-            VideoPrismClipModel, folder, name=SPEC.name, device=self._device, dtype=self._dtype, attn_implementation="eager"
+            VideoPrismClipModel,
+            folder,
+            weights_file(_WEIGHTS, folder, weights),
+            name=SPEC.name,
+            device=self._device,
+            dtype=self._dtype,
+            attn_implementation="eager",
         )
         config = self._model.config
         check_size(

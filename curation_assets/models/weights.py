@@ -16,6 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+"""Names that the transformers library gives to files of weights."""
+
 _MOST_NAMED = 5
 """Problems that a message lists; the rest are counted."""
 
@@ -229,12 +232,13 @@ def _in_own_folder(specs: Sequence[WeightsSpec], place: Path, model: str) -> lis
     if not place.exists():
         raise WeightsError(f"weights of {model}: there is no file or folder {place}")
     names = [file.name for spec in specs for file in spec.files]
-    if place.is_file() and place.name not in names:
+    if place.is_file() and not any(_has(spec, place.name) for spec in specs):
         raise WeightsError(f"weights of {model}: {place} is none of {listed(names)}; call it so, or name the folder")
     folder = place if place.is_dir() else place.parent
     found: list[Path | None] = []
     for spec in specs:
-        candidates = [folder / spec.repo.partition("/")[2], folder]
+        own = folder / spec.repo.partition("/")[2]
+        candidates = [folder if place.is_file() and _has(spec, place.name) else own, folder]  # a named file is not passed over
         missing = [[file.name for file in spec.files if not _is_there(candidate / file.name)] for candidate in candidates]
         whole = next((candidate for candidate, lacks in zip(candidates, missing, strict=True) if not lacks), None)
         has_none = all(len(lacks) == len(spec.files) for lacks in missing)
@@ -246,6 +250,29 @@ def _in_own_folder(specs: Sequence[WeightsSpec], place: Path, model: str) -> lis
     return [path or check_weights(spec, model=model)[0] for spec, path in zip(specs, found, strict=True)]
 
 
+def _has(spec: WeightsSpec, name: str) -> bool:
+    names = [file.name for file in spec.files]
+    return name in names or (name == _SAFE and _PICKLED in names)
+
+
 def _is_there(path: Path) -> bool:
-    """Look for a file, or for the safetensors that transformers prefers to pytorch_model.bin and that a user's folder may have instead."""
-    return path.is_file() or (path.name == "pytorch_model.bin" and path.with_name("model.safetensors").is_file())
+    """Look for a file, or for the safetensors that a user's folder may have instead of pytorch_model.bin."""
+    return path.is_file() or (path.name == _PICKLED and path.with_name(_SAFE).is_file())
+
+
+def weights_file(spec: WeightsSpec, folder: Path, weights: str | Path | None = None) -> Path:
+    """Choose the file of weights in a folder that `find_weights` gave: the one that the user named, else the one of the spec, which a cache has checked.
+
+    Args:
+        spec: the repository; one of its files is model.safetensors or pytorch_model.bin.
+        folder: where its files lie.
+        weights: what the user named, as for `find_weights`.
+
+    Returns:
+        Its path. In a folder of the user's without the spec's pytorch_model.bin it is model.safetensors.
+    """
+    named = None if weights is None else Path(weights).expanduser()
+    if named is not None and named.name in (_SAFE, _PICKLED) and named.is_file():
+        return named
+    path = folder / next(file.name for file in spec.files if file.name in (_SAFE, _PICKLED))
+    return path if path.is_file() else path.with_name(_SAFE)

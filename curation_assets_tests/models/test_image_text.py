@@ -127,6 +127,43 @@ def test_pickled_code_is_not_run(folders: dict[str, Path], tmp_path: Path) -> No
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_that_is_not_pinned_decides_nothing(folders: dict[str, Path], tmp_path: Path, named: bool) -> None:
+    from safetensors.torch import save_file
+
+    folder = damaged(folders["clip-vit-b32"], tmp_path / "clip")
+    clips = random_clips(models.spec("clip-vit-b32"), 1)
+    weights = folder / "pytorch_model.bin" if named else folder
+    before = models.load("clip-vit-b32", weights=weights, device="cpu").embed_frames(clips)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    other = {key: torch.randn(value.shape) * 0.03 if value.is_floating_point() else value for key, value in state.items()}
+    save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text("{}")  # the library would look for the adapter
+    np.testing.assert_array_equal(models.load("clip-vit-b32", weights=weights, device="cpu").embed_frames(clips), before)
+    chosen = models.load("clip-vit-b32", weights=folder / "model.safetensors", device="cpu").embed_frames(clips)
+    assert (chosen * before).sum() < 0.9
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1, True, 1j])
+def test_values_that_are_no_weights_are_refused(folders: dict[str, Path], tmp_path: Path, value: complex) -> None:
+    folder = damaged(folders["clip-vit-b32"], tmp_path / "clip")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    for name in ("logit_scale", "visual_projection.weight"):
+        state[name] = torch.full(state[name].shape, value)
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"2 (with NaN or infinity|of no floating-point format): logit_scale, visual_projection.weight"):
+        models.load("clip-vit-b32", weights=folder, device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"<html>" * 100, b""])
+def test_a_page_in_place_of_a_pickle_gives_no_advice_to_run_code(folders: dict[str, Path], tmp_path: Path, content: bytes) -> None:
+    folder = damaged(folders["clip-vit-b32"], tmp_path / "clip")
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"pytorch_model.bin cannot be loaded: .*download it again") as caught:
+        models.load("clip-vit-b32", weights=folder, device="cpu")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_another_size_of_the_family_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = damaged(folders["clip-vit-b32"], tmp_path / "clip")
     config = json.loads((folder / "config.json").read_text())
