@@ -100,6 +100,34 @@ def test_list_download_verify(call: Call, hub: Hub, place: Path) -> None:  # noq
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == hashlib.sha256(hub.files["model.safetensors"]).hexdigest()
 
 
+def test_unreadable_files_hide_no_other_model(call: Call, hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    assert call("models", "download", "siglip2")[0] == 0
+    folder = Path(row(call)["repositories"][0]["folder"])  # type: ignore[index]
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_bytes(hub.files["config.json"])
+    assert row(call)["state"] == "not checked"
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # for root every file is readable
+        patch.setattr("curation_assets.models.weights._sha256", refuse)
+        code, out, err = call("models", "verify")
+        assert code == 1
+        assert "siglip2: not checked" in out
+        assert "config.json has no published hash here" in out
+        assert "model.safetensors cannot be read: Permission denied" in out
+        assert err == ""
+        assert row(call, "fingerprint")["state"] == "no weights needed"
+    assert call("models", "download", "siglip2")[0] == 0
+    assert row(call)["state"] == "ready"
+    (place / "curation.yaml").write_text(f"models: {{cache_dir: {place}/curation.yaml}}\n")
+    code, _, err = call("models", "download", "siglip2")
+    assert code == 3
+    assert "is a file, not a folder" in err
+    assert "Traceback" not in err
+
+
 def test_downloads_that_fail_are_one_message_and_exit_3(call: Call, hub: Hub, place: Path) -> None:  # noqa: F811
     hub.token = "hf_right"
     code, _, err = call("models", "download", "siglip2")

@@ -14,7 +14,15 @@ from curation_assets.settings import Config
 if TYPE_CHECKING:
     from curation_assets.curation.model_files import ModelRow
 
-_STYLES = {"ready": "green", "no weights needed": "green", "missing": "yellow", "incomplete": "red", "tampered": "red"}
+_STYLES = {
+    "ready": "green",
+    "no weights needed": "green",
+    "missing": "yellow",
+    "incomplete": "red",
+    "tampered": "red",
+    "not checked": "red",
+    "unreadable": "red",
+}
 
 
 @cli.group()

@@ -19,7 +19,9 @@ from curation_assets.settings import ModelsSettings, ProcessingSettings, Setting
 _PACKAGES = ("torch", "transformers", "huggingface_hub", "safetensors")
 """What every model with weights imports."""
 
-State = Literal["ready", "missing", "incomplete", "tampered", "no weights needed"]
+State = Literal["ready", "missing", "incomplete", "unreadable", "not checked", "tampered", "no weights needed"]
+_GRAVE: tuple[State, ...] = ("tampered", "not checked", "unreadable")
+"""States of one file that are those of its whole model, the worst first."""
 
 
 class DownloadError(Exception):
@@ -99,8 +101,8 @@ def _repository(weights: WeightsSpec, cache_dir: str | None) -> tuple[Repository
     problems = find_problems(weights, cache_dir)
     states = {problem.state for problem in problems}
     state: State = "ready"
-    if "tampered" in states:
-        state = "tampered"
+    if grave := [one for one in _GRAVE if one in states]:
+        state = grave[0]
     elif problems:
         # A folder with a file or two is a download that was interrupted.
         is_begun = "incomplete" in states or len(problems) < len(weights.files) or any(repo_folder(weights, cache_dir).glob("blobs/*"))
@@ -122,7 +124,7 @@ def _state(found: Sequence[tuple[Repository, State]]) -> State:
         return "no weights needed"
     if len(set(states)) == 1:
         return states[0]
-    return "tampered" if "tampered" in states else "incomplete"
+    return next((state for state in _GRAVE if state in states), "incomplete")
 
 
 def all_names() -> list[str]:

@@ -64,7 +64,7 @@ _HASHES_224P = {
     "tokenizer_config.json": "eff5d18b71c09817683e2ec5dcabb9de1249288fda799d5ab7eb69c47e127792",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
-"""Of the 224p files at its revision. No hashes are published for the other two: there the commit is the pin, and the cache's own hashes are checked."""
+"""Of the 224p files at its revision. No hashes are published for the other two: there the files, code among them, are checked against the cache's own names alone."""
 
 
 def _spec(size_px: int, *, revision: str, dim: int, gpu_memory_gb: float, hashes: Mapping[str, str]) -> EmbedderSpec:

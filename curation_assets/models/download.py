@@ -18,7 +18,9 @@ from curation_assets.models.weights import (
     as_specs,
     describe_problems,
     find_problems,
+    hub_cache,
     listed,
+    repo_folder,
     snapshot_folder,
 )
 
@@ -44,21 +46,24 @@ def download_weights(
         The snapshot folders, in the order of the repositories.
 
     Raises:
-        WeightsError: offline, no access, no connection, no such repository, no room on the disk, or other content than what is pinned; says what to do.
+        WeightsError: offline, no access, no connection, no such repository, no room on the disk, a cache that is no folder, files that
+            cannot be replaced, or other content than what is pinned; says what to do.
     """
     if importlib.util.find_spec("huggingface_hub") is None:
         raise WeightsError("huggingface_hub is not installed here: pip install 'curation_assets[models]'")
     specs = as_specs(weights)
+    if (place := hub_cache(cache_dir)).exists() and not place.is_dir():
+        raise WeightsError(f"{model}: the cache {place} is a file, not a folder; name another with models.cache_dir")
     wrong = [(spec, problems) for spec in specs if (problems := find_problems(spec, cache_dir))]
     if wrong and is_offline:
         said = describe_problems(wrong, model=model, cache_dir=cache_dir)
         raise WeightsError(f"{said}; models.offline is true: set it to false, or copy the cache from a machine that has them")
     for spec, problems in wrong:
-        _remove(spec, problems, cache_dir)
+        _remove(spec, problems, model, cache_dir)
         _fetch(spec, model, cache_dir, shows_progress=shows_progress)
         left = find_problems(spec, cache_dir)
         if left:
-            _remove(spec, left, cache_dir)  # so that the next attempt fetches them anew
+            _remove(spec, left, model, cache_dir)  # so that the next attempt fetches them anew
             raise WeightsError(
                 f"{model}: what came from {_endpoint()} is not what {spec.repo} published at {spec.revision[:8]}: {listed(left)}; "
                 f"it was not kept. Try again: curation-assets models download {model}; if it stays so, something on the way changes the files"
@@ -66,13 +71,21 @@ def download_weights(
     return [snapshot_folder(spec, cache_dir) for spec in specs]
 
 
-def _remove(spec: WeightsSpec, problems: Sequence[Problem], cache_dir: str | Path | None) -> None:
-    """Delete bad files and their content, else the library would take them for what they should be."""
+def _remove(spec: WeightsSpec, problems: Sequence[Problem], model: str, cache_dir: str | Path | None) -> None:
+    """Delete bad files and their content, else the library would take them for what they should be.
+
+    Raises:
+        WeightsError: one cannot be deleted: it is a folder, the cache is a file, or there is no right to it.
+    """
     for problem in problems:
         path = snapshot_folder(spec, cache_dir) / problem.name
-        if path.is_symlink():
-            path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        try:
+            if path.is_symlink() and path.resolve().parent == (repo_folder(spec, cache_dir) / "blobs").resolve():
+                path.resolve().unlink(missing_ok=True)  # content of the cache's own, nothing elsewhere
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            why = "is a folder" if path.is_dir() else f"cannot be replaced ({error.strerror or error})"
+            raise WeightsError(f"{model}: {path} {why}; remove it, then: curation-assets models download {model}") from error
 
 
 def _fetch(spec: WeightsSpec, model: str, cache_dir: str | Path | None, *, shows_progress: bool) -> None:

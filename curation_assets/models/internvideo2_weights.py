@@ -185,7 +185,7 @@ def read_checkpoint(path: Path, config: Config, *, device: torch.device, dtype: 
         # DeepSpeed pickles sets beside the weights; torch 2.13 would read them unasked. What is no zip archive cannot be mapped.
         with torch.serialization.safe_globals([set]):
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise WeightsError(f"{path} is no checkpoint that can be read without running code from it; download it anew") from error
     weights = _state_of(stored, path)
     _check(weights, config, path)
@@ -258,8 +258,8 @@ def read_tokenizer(path: Path, config: Config) -> BertTokenizer:
 
     try:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise WeightsError(f"{path} is no list of tokens in UTF-8; download it anew") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise WeightsError(f"{path} is no list of tokens in UTF-8 that can be read; download it anew") from error
     vocabulary = {token: place for place, token in enumerate(tokens)}
     missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in vocabulary]
     if len(vocabulary) != config.text_vocabulary or missing:

@@ -1,7 +1,8 @@
 """Remote code: Python that a checkpoint's authors ship beside its weights, imported from a folder under a private package name.
 
 Only files that the model's `WeightsSpec` names can be imported, the pinned ones only with their pinned SHA-256, and what is compiled are the very bytes that
-were checked. Nothing is written, downloaded or put into transformers: the code sees transformers through a view that adds what the installed version lacks
+were checked. (Code without a pinned hash was compared with the cache's own name for it, see `weights.find_problems`; in a folder of the user's it is taken as it
+is.) Nothing is written, downloaded or put into transformers: the code sees transformers through a view that adds what the installed version lacks
 (`legacy_transformers`), and that view exists in these modules only. Whether code may run at all is the caller's to decide.
 """
 
@@ -152,7 +153,10 @@ class _View(ModuleType):
 def _checked_source(path: Path, sha256: str | None) -> bytes:
     if not path.is_file():
         raise WeightsError(f"{path} is missing")
-    source = path.read_bytes()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     if sha256 is not None and (found := hashlib.sha256(source).hexdigest()) != sha256:
         raise WeightsError(f"{path} has the SHA-256 {found}, pinned is {sha256}; this code is not run. Restore the published file")
     return source

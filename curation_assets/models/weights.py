@@ -1,8 +1,9 @@
 """Weights: which files a model needs, where they lie, and whether they are what was published. Reads only; `download.py` fetches.
 
 A model's files are pinned by the commit of their repository, and the large ones by size and SHA-256 too. They lie in the Hugging Face cache, which names each
-file's content after its hash: SHA-256 for large files, git's SHA-1 for small ones. So a file without a pinned hash is checked as well. Files that a user
-names are taken as they are. Nothing here imports torch.
+file's content after its hash: SHA-256 for large files, git's SHA-1 for small ones. A file without a pinned hash is checked against that name, which finds damage
+but not a cache in which somebody changed content and name alike; where the cache has no such name, nothing is known of the file, and it is refused. Files that a
+user names are taken as they are. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Problem:
     """What is wrong with one file."""
 
     name: str
-    state: Literal["missing", "incomplete", "tampered"]
+    state: Literal["missing", "incomplete", "tampered", "not checked", "unreadable"]
     detail: str
 
     def __str__(self) -> str:
@@ -127,12 +128,21 @@ def snapshot_folder(spec: WeightsSpec, cache_dir: str | Path | None) -> Path:
 
 
 def find_problems(spec: WeightsSpec, cache_dir: str | Path | None = None) -> list[Problem]:
-    """Check every file of a repository in the cache, by size and hash; an empty list means that all are there and as published."""
+    """Check every file of a repository in the cache, by size and hash; an empty list means that all are there, and as pinned or as the cache names them."""
     folder = snapshot_folder(spec, cache_dir)
     return [problem for file in spec.files if (problem := _problem(folder / file.name, file)) is not None]
 
 
 def _problem(path: Path, file: WeightFile) -> Problem | None:
+    try:
+        return _checked(path, file)
+    except OSError as error:
+        return Problem(file.name, "unreadable", f"cannot be read: {error.strerror or error}")
+
+
+def _checked(path: Path, file: WeightFile) -> Problem | None:
+    if path.is_dir():
+        return Problem(file.name, "unreadable", "is a folder, not a file")
     if not path.is_file():
         return Problem(file.name, "missing", "is missing")
     size = path.stat().st_size
@@ -140,14 +150,15 @@ def _problem(path: Path, file: WeightFile) -> Problem | None:
         is_short = size < file.size_bytes
         return Problem(file.name, "incomplete" if is_short else "tampered", f"has {size:,} bytes, published with {file.size_bytes:,}")
     target = path.resolve()
-    expected = file.sha256 or target.name
+    expected = file.sha256 or (target.name if path.is_symlink() else "")
     if re.fullmatch(r"[0-9a-f]{64}", expected):
         found = file_sha256(target)
     elif re.fullmatch(r"[0-9a-f]{40}", expected):
         found = hashlib.sha1(b"blob %d\0" % size + target.read_bytes(), usedforsecurity=False).hexdigest()
-    else:  # a cache on a file system without links keeps no hash
-        return None
-    return None if found == expected else Problem(file.name, "tampered", f"has the hash {found}, published with {expected}")
+    else:
+        return Problem(file.name, "not checked", "has no published hash here and is no link to content that the cache names after its hash")
+    who = "published with" if file.sha256 else "the cache names it"
+    return None if found == expected else Problem(file.name, "tampered", f"has the hash {found}, {who} {expected}")
 
 
 def file_sha256(path: Path) -> str:
@@ -174,7 +185,7 @@ def check_weights(specs: WeightsSpec | Sequence[WeightsSpec], *, model: str, cac
         The snapshot folders, in the order of the repositories.
 
     Raises:
-        WeightsError: names what is missing, cut short or tampered with, and the command that mends it.
+        WeightsError: names what is missing, cut short, tampered with, unreadable or not to be checked, and the command that mends it.
     """
     specs = as_specs(specs)
     wrong = [(spec, problems) for spec in specs if (problems := find_problems(spec, cache_dir))]
@@ -215,15 +226,18 @@ def find_weights(specs: WeightsSpec | Sequence[WeightsSpec], weights: str | Path
         One folder for one repository, a list in their order for several. Files of a cache are checked by hash, those of a user only for being there.
 
     Raises:
-        WeightsError: names what is missing, cut short or tampered with, and the command that mends it.
+        WeightsError: names what is missing, cut short, tampered with or unreadable, and the command that mends it.
     """
     all_specs = as_specs(specs)
     if weights is None:
         found = check_weights(all_specs, model=model)
     else:
         place = Path(weights).expanduser()
-        is_cache = any(repo_folder(spec, place).is_dir() for spec in all_specs)
-        found = check_weights(all_specs, model=model, cache_dir=place) if is_cache else _in_own_folder(all_specs, place, model)
+        try:
+            is_cache = any(repo_folder(spec, place).is_dir() for spec in all_specs)
+            found = check_weights(all_specs, model=model, cache_dir=place) if is_cache else _in_own_folder(all_specs, place, model)
+        except OSError as error:
+            raise WeightsError(f"weights of {model}: {place} cannot be read: {error.strerror or error}") from error
     return found[0] if isinstance(specs, WeightsSpec) else found
 
 

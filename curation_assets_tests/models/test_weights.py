@@ -132,6 +132,59 @@ def test_damage_is_named_and_mended(spec: WeightsSpec, tmp_path: Path, name: str
     assert find_problems(spec, tmp_path) == []
 
 
+def test_a_plain_file_that_nothing_pins_is_refused(spec: WeightsSpec, tmp_path: Path) -> None:
+    folder = download(WeightsSpec(spec.repo, spec.revision, spec.files, "MIT"), tmp_path)
+    path = folder / "config.json"
+    path.unlink()
+    path.write_bytes(b'{"a": 1}')  # the very same content; but nothing says so
+    assert [(problem.name, problem.state) for problem in find_problems(spec, tmp_path)] == [("config.json", "not checked")]
+    with pytest.raises(WeightsError, match=rf"config.json has no published hash here .*{MEND}"):
+        find_weights(spec, tmp_path, model="tiny")
+    assert find_weights(spec, folder, model="tiny") == folder  # a folder that the user names
+    elsewhere = tmp_path / "mine.json"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert [problem.state for problem in find_problems(spec, tmp_path)] == ["not checked"]
+    download(spec, tmp_path)
+    assert find_problems(spec, tmp_path) == []
+    assert elsewhere.is_file(), "only the cache's own content is deleted"
+
+
+def test_what_cannot_be_read_is_named(spec: WeightsSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = download(spec, tmp_path)
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # for root every file is readable
+        patch.setattr("curation_assets.models.weights._sha256", refuse)
+        assert [(problem.state, problem.detail) for problem in find_problems(spec, tmp_path)] == [
+            ("unreadable", "cannot be read: Permission denied")
+        ]
+        with pytest.raises(WeightsError, match=rf"model.safetensors cannot be read: Permission denied .*{MEND}"):
+            check_weights(spec, model="tiny", cache_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", refuse)
+        with pytest.raises(WeightsError, match="none cannot be read: Permission denied"):
+            find_weights(spec, tmp_path / "none", model="tiny")
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(WeightsError, match=r"config.json is a folder, not a file"):
+        check_weights(spec, model="tiny", cache_dir=tmp_path)
+    with pytest.raises(WeightsError, match=rf"config.json is a folder; remove it, then: {MEND}"):
+        download(spec, tmp_path)
+
+
+def test_a_cache_that_is_a_file(spec: WeightsSpec, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.write_text("")
+    with pytest.raises(WeightsError, match="cache is a file, not a folder"):
+        download(spec, cache)
+    (tmp_path / "models--owner--tiny").write_text("")
+    with pytest.raises(WeightsError, match=r"config.json cannot be replaced \(Not a directory\); remove it, then"):
+        download(spec, tmp_path)
+
+
 def test_offline(hub: Hub, spec: WeightsSpec, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"config.json is missing, model.safetensors is missing .*models.offline is true"):
         download(spec, tmp_path, is_offline=True)
