@@ -5,6 +5,7 @@ Sizes that a model's spec promises (dim, picture size, frames) are the published
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,13 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "pe-video": write_pe_video,
 }
 """Registry name -> what writes its checkpoint."""
+
+
+def link_as_cached(snapshot: Path) -> None:
+    """Move a snapshot's files where the Hugging Face cache keeps them, named by their SHA-256, and leave links."""
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.mkdir(exist_ok=True)
+    for path in [path for path in snapshot.rglob("*") if path.is_file() and not path.is_symlink()]:
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(blob)
+        path.symlink_to(blob)

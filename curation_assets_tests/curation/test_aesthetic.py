@@ -34,7 +34,7 @@ from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCOR
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.settings import Config, SettingsError
 from curation_assets_tests import makevideo
-from curation_assets_tests.checkpoints import write_aesthetic
+from curation_assets_tests.checkpoints import link_as_cached, write_aesthetic
 from curation_assets_tests.curation.project import Project
 
 ASSET, SET = "clip_scores/aesthetic", "aesthetics-crop-224x224"
@@ -43,11 +43,13 @@ FRAMES = ("raw_videos", "clips", "frame_sets")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face cache with the two repositories at their pinned commits, the files not links, so that no hash is known of them."""
+    """A Hugging Face cache with the two repositories at their pinned commits, the files linked by their hashes."""
     folder, cache = write_aesthetic(tmp_path_factory.mktemp("written")), tmp_path_factory.mktemp("cache")
     for weights in (aesthetic.TOWER, aesthetic.HEAD):
         owner, name = weights.repo.split("/")
-        shutil.copytree(folder / name, cache / f"models--{owner}--{name}" / "snapshots" / weights.revision)
+        snapshot = cache / f"models--{owner}--{name}" / "snapshots" / weights.revision
+        shutil.copytree(folder / name, snapshot)
+        link_as_cached(snapshot)
     return cache
 
 

@@ -6,6 +6,7 @@ import pytest
 from curation_assets import models
 from curation_assets.curation.embeddings import update_embeddings
 from curation_assets.models.weights import WeightsError
+from curation_assets_tests.checkpoints import link_as_cached
 from curation_assets_tests.models.cosmos_snapshot import write_snapshot
 
 pytest.importorskip("transformers")
@@ -16,9 +17,9 @@ NAME = "cosmos-embed1-336p"
 
 def test_the_setting_reaches_the_model(project, tmp_path, monkeypatch):
     spec = models.spec(NAME)
-    write_snapshot(
-        tmp_path / "hub" / "models--nvidia--Cosmos-Embed1-336p" / "snapshots" / spec.weights.revision, dim=spec.dim, size_px=spec.height_px
-    )
+    snapshot = tmp_path / "hub" / "models--nvidia--Cosmos-Embed1-336p" / "snapshots" / spec.weights.revision
+    write_snapshot(snapshot, dim=spec.dim, size_px=spec.height_px)
+    link_as_cached(snapshot)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     for key in ("web.webm", "vfr.mkv"):
         (project.videos / key).unlink()
