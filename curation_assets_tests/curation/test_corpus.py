@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from curation_assets.cli.show import read_statuses
 from curation_assets.configuration import load_config, resolve_settings
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_status import corpus_status
@@ -200,7 +201,10 @@ WITHOUT = "sources: {a: {uri: videos/a}, b: {uri: videos/b, settings: {embedding
 def test_a_source_that_leaves_the_model_out_is_not_compared(corpus):
     corpus.update()
     corpus.write(WITHOUT)
+    Warehouse.of(corpus.config).registry.sync(corpus.config)
+    assert read_statuses(corpus.config)["b"]["embeddings_fingerprint"]["pending"] == 1  # its rows are to go
     corpus.curate("b")
+    assert read_statuses(corpus.config)["b"]["embeddings_fingerprint"] == {"outcomes": {}, "pending": 0}
     run = corpus.run
     table = embeddings_table(MODEL, registry.spec(MODEL).dim)
     assert run.source_run("b").headers(table) == {}
