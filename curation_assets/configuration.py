@@ -17,7 +17,8 @@ from curation_assets.settings import SPLITTERS, Config, ProcessingSettings, Sett
 
 _OF_THE_FILE = ("warehouse", "storage_options", "sources")
 _OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
-_OF_ALL_SOURCES = ("dedup",)
+_MODELS = "embeddings.models"  # which assets there are; a source may name some of them
+_OF_ALL_SOURCES = (*(key for key in _OF_THE_PROJECT if key != _MODELS), "dedup")
 _ONE_RATE = ("quality", "bit_rate_bps")  # of transcoded_clips: a level that gives one of them takes away the other of the levels below
 _ABSENT = object()
 
@@ -138,18 +139,44 @@ def resolve_settings(
     Args:
         base: a processing tree, for example `Config.processing()`.
         own: the source's part of the tree.
-        run: this run's, which wins. Keys of a splitter's that is not this source's are for other sources; `untaken_keys` lists them.
+        run: this run's, which wins, but not over the source's own list of models. Keys of a splitter's that is not this source's are for other sources;
+            `untaken_keys` lists them.
         where: named in the message.
 
     Raises:
-        SettingsError: a key or a value is wrong.
+        SettingsError: a key or a value is wrong, or the source names a model that the project's list lacks.
     """
     tree = dict(base)
     if own:
         tree = _lay(tree, _narrower(own, where=where))
     if run:
         tree = _lay(tree, _without_other_methods_keys(_narrower(run, where=where), tree))
-    return _validated(ProcessingSettings, tree, where=where)
+    models = _models_of(own or {})
+    if models is None:
+        return _validated(ProcessingSettings, tree, where=where)
+    settings = _validated(ProcessingSettings, merge(tree, {"embeddings": {"models": models}}), where=where)
+    known = _models_of(base)
+    if lacking := [name for name in models if name not in known]:
+        raise SettingsError(
+            f"{where}: {_MODELS}: {', '.join(lacking)} is not among the project's; put embeddings: {{models: [{', '.join([*known, *lacking])}]}} "
+            "at the top level of the settings file, or leave it out here"
+        )
+    of_run = _models_of(run or {})
+    dedup = settings.dedup.model_copy(update={"model": _deciding(settings, known if of_run is None else of_run)})
+    return settings.model_copy(update={"dedup": dedup})
+
+
+def _models_of(tree: Mapping[str, Any]) -> Any:
+    embeddings = tree.get("embeddings")
+    return embeddings.get("models") if isinstance(embeddings, Mapping) else None
+
+
+def _deciding(settings: ProcessingSettings, models: Sequence[str]) -> str:
+    """Name the model of the project's that decides about the duplicates of a source with its own list, none where that list leaves it out."""
+    wanted = settings.dedup.model
+    if wanted == "auto":
+        wanted = next(iter(models), "none")
+    return "none" if wanted in models and wanted not in settings.embeddings.models else wanted
 
 
 def _narrower(tree: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -182,12 +209,11 @@ def _refuse(own: Mapping[str, Any], keys: Sequence[str], *, where: str) -> None:
 
 
 def check_source_settings(own: Mapping[str, Any], *, where: str) -> None:
-    """Refuse, in the settings of one source, also what is of all sources together.
+    """Refuse, in the settings of one source, what only the whole project can have, and what is of all sources together.
 
     Raises:
         SettingsError: such a key is there.
     """
-    check_narrower_settings(own, where=where)
     _refuse(own, _OF_ALL_SOURCES, where=where)
 
 

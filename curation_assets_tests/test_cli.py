@@ -233,6 +233,10 @@ def test_limit_select_and_config_anywhere(call, place, samples):
         (["cut", "0123", "-o", "clip"], "give it a name that ends with .mp4"),
         (["cut", "0123", "--set", "clips.splitter.clip_len_s=3"], "settings of transcoded_clips alone, not of clips"),
         (["sources", "add", "x", ".", "--set", "dedup.eps=0.1"], "dedup is for the whole project"),
+        (
+            ["sources", "add", "x", ".", "--set", "embeddings.models=[siglip2]"],
+            "put embeddings: {models: [fingerprint, siglip2]} at the top",
+        ),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(call, words, message):
@@ -428,7 +432,7 @@ def test_a_run_sees_its_own_settings(call, place, samples):
     assert (estimate["num_new"], estimate["num_stale"]) == (0, 0)
 
 
-@pytest.mark.parametrize("setting", ["embeddings.models=[]", "clip_scores.scorers=[]", "max_failed_fraction=0.5"])
+@pytest.mark.parametrize("setting", ["clip_scores.scorers=[]", "previews={}", "max_failed_fraction=0.5"])
 def test_what_is_of_the_project_is_refused_for_one_source(call, samples, setting):
     code, _, err = call("sources", "add", "mine", samples, "--set", setting)
     assert code == 2

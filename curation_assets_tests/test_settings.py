@@ -359,3 +359,33 @@ def test_dedup_is_for_all_sources(tmp_path):
     with pytest.raises(SettingsError, match=r"sources.a.settings: dedup is for the whole project"):
         load_config(write(tmp_path / "c.yaml", {"sources": {"a": {"uri": "x", "settings": {"dedup": {"eps": 0.1}}}}}))
     assert load_config(None, {"dedup": {"eps": 0.1}}).dedup.eps == 0.1
+
+
+def test_a_source_names_some_of_the_models_of_the_project(tmp_path):
+    own = {"embeddings": {"models": ["clip-vit-b32"]}}
+    tree = {"embeddings": {"models": ["fingerprint", "clip-vit-b32"]}, "sources": {"a": {"uri": "x", "settings": own}, "b": {"uri": "y"}}}
+    config = load_config(write(tmp_path / "c.yaml", tree))
+
+    def settings(name, *assignments):
+        given = parse_assignments(assignments)
+        loaded = load_config(tmp_path / "c.yaml", given)
+        return resolve_settings(loaded.processing(), loaded.sources[name].settings, given)
+
+    assert config.embeddings.models == ["fingerprint", "clip-vit-b32"]
+    assert settings("a").embeddings.models == ["clip-vit-b32"]
+    assert settings("b").embeddings.models == ["fingerprint", "clip-vit-b32"]
+    # a run's list is the project's
+    assert settings("a", "embeddings.models=[siglip2]").embeddings.models == ["clip-vit-b32"]
+    assert settings("b", "embeddings.models=[siglip2]").embeddings.models == ["siglip2"]
+    # what decides about duplicates is the project's first, not the source's
+    assert [settings(name).dedup.model for name in "ab"] == ["none", "auto"]
+    assert settings("a", "dedup.model=clip-vit-b32").dedup.model == "clip-vit-b32"
+    assert settings("a", "dedup.model=fingerprint").dedup.model == "none"
+    assert settings("a", "embeddings.models=[clip-vit-b32, fingerprint]").dedup.model == "clip-vit-b32"
+    tree["embeddings"]["models"].pop()
+    lacks = r"sources.a.settings: embeddings.models: clip-vit-b32 is not among the project's; put embeddings: {models: \[fingerprint, clip-vit-b32\]} at the top"
+    with pytest.raises(SettingsError, match=lacks):
+        load_config(write(tmp_path / "c.yaml", tree))
+    own["embeddings"]["models"] = "fingerprint"
+    with pytest.raises(SettingsError, match=r"sources.a.settings: embeddings.models: "):
+        load_config(write(tmp_path / "c.yaml", tree))

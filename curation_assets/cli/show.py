@@ -18,12 +18,13 @@ def read_statuses(
 ) -> dict[str, dict[str, Any]]:
     """Read the status of all sources, or of some, by name."""
     from curation_assets.curation.status import source_status
+    from curation_assets.curation.warehouse import table_specs
 
-    statuses = {}
+    statuses, specs = {}, table_specs(config)
     for record in source_records(config):
         if not names or record.name in names:
             with source_run(config, record, overrides=overrides) as source:
-                statuses[record.name] = source_status(source)
+                statuses[record.name] = source_status(source, specs)
     return statuses
 
 

@@ -55,11 +55,13 @@ def update_embeddings(run: SourceRun, model: str) -> StageReport:
 
 
 def expected_embeddings(run: SourceRun, model: str) -> Expected:
-    """Say which videos one model's table should hold.
+    """Say which videos one model's table should hold: none of a source that does not use the model.
 
     A fingerprint is that of the vectors; where texts are compared with them, that of the texts follows after a dash.
     """
     settings, spec = run.settings.embeddings, registry.spec(model)
+    if model not in settings.models:
+        return Expected({})
     ready, waiting = stored_frames_ready(run, frame_set_of(run.settings, model))
     # Of the policies only `refuse` is about the model; what the others do to the frames is in the frames' own fingerprint.
     tree: list[Any] = ["refuse" if settings.too_few_frames == "refuse" else "repeat", sorted(settings.scopes)]

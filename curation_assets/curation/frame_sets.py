@@ -1,24 +1,26 @@
 """frame_sets and clip_scores/pixels: one decode per video gives the stored frames and the pixel scores.
 
 Long videos are worked on in pieces of a few minutes, so that memory, deadlines and lost work are bounded by the settings and not by the video. Only the table that is
-stale is written: new thresholds touch nothing, new motion settings leave the frames alone.
+stale is written: new thresholds touch nothing, new motion settings leave the frames alone, and frame sets that stay are not made again when others come or go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.incremental import Plan, StageReport, batched, on_engine, run_stage
+from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, on_engine, run_stage
+from curation_assets.curation.kept_sets import KeptSets, find_kept_sets, with_kept_rows
 from curation_assets.curation.model_frames import frame_sets
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.reading import ObjectRef
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.curation.workers import SampleJob, frame_row, row_ids, sample_failed, sample_piece
+from curation_assets.engine.local import Done
 from curation_assets.media.frames import SampledSet
 from curation_assets.media.motion import MotionSpec
 from curation_assets.media.plan import FrameSetSpec
@@ -49,10 +51,22 @@ def update_frame_sets(run: SourceRun, specs: Sequence[TableSpec] = (FRAME_SETS, 
         stale = {asset: set(expected[asset].work(headers[asset], retry_failed=run.retry_failed)) for asset in expected}
         order = next(iter(expected.values())).fingerprints
         work = run.limited([identity for identity in order if any(identity in videos for videos in stale.values())])
+        specs_by_name = frame_set_specs(run.settings)
+        recipes = {name: _consumed_settings(run.settings, FRAME_SETS, name) for name in specs_by_name}
+        stage = _Sampling()
+
+        def made_from(video: SplitVideo) -> dict[str, str]:
+            return {name: _made_from(FRAME_SETS, video.etag, video.content_hash, recipe) for name, recipe in recipes.items()}
+
+        def is_renewed(identity: str) -> bool:
+            header = headers[FRAME_SETS.asset].get(identity) if identity in stale.get(FRAME_SETS.asset, ()) else None
+            return header is not None and header.fingerprint != expected[FRAME_SETS.asset].fingerprints[identity]
 
         def plans() -> Iterator[Plan]:
             for group in batched(work, _VIDEOS_PER_READ):
                 videos = read_videos(run, group)
+                renewed = {identity: made_from(video) for identity, video in videos.items() if is_renewed(identity)}
+                kept = find_kept_sets(run, renewed, {identity: videos[identity].clip_ids for identity in renewed}, specs_by_name)
                 for identity in group:
                     video = videos.get(identity)
                     if video is None or (video.etag, video.content_hash) != upstream.consumed[identity]:
@@ -63,10 +77,12 @@ def update_frame_sets(run: SourceRun, specs: Sequence[TableSpec] = (FRAME_SETS, 
                     is_new = not any(
                         identity in headers[asset] and headers[asset][identity].fingerprint == fingerprints[asset] for asset in fingerprints
                     )
-                    yield _plan(run, video, fingerprints, is_new=is_new)
+                    if FRAME_SETS.asset in fingerprints:
+                        stage.sets[identity] = kept.get(identity), made_from(video)
+                    yield _plan(run, video, fingerprints, is_new=is_new, kept=kept.get(identity))
 
         progress = run.progress(specs[0], len(work))
-        report = run_stage(plans(), stage=_Sampling(), writer=writer, run_pieces=on_engine(run.engine), progress=progress)
+        report = run_stage(plans(), stage=stage, writer=writer, run_pieces=stage.completed(on_engine(run.engine)), progress=progress)
         for spec in specs:
             gone = expected[spec.asset].gone(headers[spec.asset])
             run.table(spec).delete_videos(gone)
@@ -102,11 +118,13 @@ def _read_upstream(run: SourceRun) -> _Upstream:
 
 def _expected(run: SourceRun, spec: TableSpec, upstream: _Upstream, *, only: str | None = None) -> Expected:
     tree = _consumed_settings(run.settings, spec, only)
-    version = CODE_VERSIONS[spec.asset]
     return Expected(
-        {identity: fingerprint(spec.asset, version, etag, clips, tree) for identity, (etag, clips) in upstream.consumed.items()},
-        upstream.waiting,
+        {identity: _made_from(spec, etag, clips, tree) for identity, (etag, clips) in upstream.consumed.items()}, upstream.waiting
     )
+
+
+def _made_from(spec: TableSpec, etag: str, clips: str, tree: Any) -> str:
+    return fingerprint(spec.asset, CODE_VERSIONS[spec.asset], etag, clips, tree)
 
 
 def frame_set_specs(settings: ProcessingSettings) -> dict[str, FrameSetSpec]:
@@ -155,6 +173,11 @@ class SplitVideo:
     index: bytes
     clips: list[tuple[str, int, int]]
 
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clips' ids, in order."""
+        return [clip for clip, _, _ in self.clips]
+
 
 def read_videos(run: SourceRun, group: Sequence[str]) -> dict[str, SplitVideo]:
     """Read what sampling needs of some videos, by video_id, from one version of each table; those that are gone are left out."""
@@ -179,9 +202,11 @@ def read_videos(run: SourceRun, group: Sequence[str]) -> dict[str, SplitVideo]:
     return videos
 
 
-def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str], *, is_new: bool) -> Plan:
+def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str], *, is_new: bool, kept: KeptSets | None) -> Plan:
     settings = run.settings
     specs = tuple(frame_set_specs(settings).values()) if FRAME_SETS.asset in fingerprints else ()
+    if kept is not None:
+        specs = tuple(spec for spec in specs if spec.name not in kept.names)
     motion = _motion_spec(settings) if CLIP_SCORES_PIXELS.asset in fingerprints else None
     groups = list(batched(video.clips, settings.engine.clips_per_chunk))
     # whole-video sets take the frames before the first clip and after the last one too
@@ -196,7 +221,7 @@ def _plan(run: SourceRun, video: SplitVideo, fingerprints: dict[str, str], *, is
         )
         for group, start, end in zip(groups, starts, ends, strict=True)
     ]
-    if is_new and len(pieces) > 1 and not any(spec.scope == "video" for spec in specs):
+    if is_new and kept is None and len(pieces) > 1 and not any(spec.scope == "video" for spec in specs):
         return _resumed(run, Plan(video.video_id, video.etag, fingerprints, pieces))
     return Plan(video.video_id, video.etag, fingerprints, pieces)
 
@@ -221,13 +246,31 @@ def _resumed(run: SourceRun, plan: Plan) -> Plan:
 
 
 class _Sampling:
+    def __init__(self) -> None:
+        # of the videos under way: what stays, and what each set is made from
+        self.sets: dict[str, tuple[KeptSets | None, dict[str, str]]] = {}
+
+    def completed(self, run_pieces: Callable[[Iterable[Piece]], PieceResults]) -> Callable[[Iterable[Piece]], PieceResults]:
+        """Add to what the pieces give what needs no decoding."""
+
+        def run(pieces: Iterable[Piece]) -> PieceResults:
+            for done in run_pieces(pieces):
+                piece = done.item
+                result = done.value if isinstance(done, Done) else self.failed(piece, done.outcome, done.detail)
+                if piece.video_id in self.sets:
+                    result = with_kept_rows(result, piece.payload, *self.sets[piece.video_id])
+                yield Done(piece, result)
+
+        return run
+
     def failed(self, piece: Piece, outcome: Outcome, detail: str) -> Result:
         return sample_failed(piece.payload, outcome, detail)
 
     def finish(self, plan: Plan, partials: Sequence[Any]) -> Mapping[str, Sequence[Row]]:
         """Put the whole-video sets together from their pieces."""
         specs = plan.pieces[0].payload.frame_sets
-        rows = []
+        kept, _ = self.sets.pop(plan.video_id, (None, {}))
+        rows = kept.of_video(plan.video_id) if kept else []
         for spec in specs:
             if spec.scope != "video":
                 continue

@@ -20,6 +20,7 @@ from curation_assets.curation.fingerprints import combine, content_hash
 from curation_assets.curation.pieces import Piece, Result, Row, run_piece
 from curation_assets.curation.progress import Progress
 from curation_assets.engine.local import Done, Failed, NotYet
+from curation_assets.schemas.columns import SECONDS, SET_FINGERPRINTS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.storage.tables import RowState, VideoTable, VideoWrite
 
@@ -156,17 +157,18 @@ class _Video:
         if _badness(self.worst[asset][0]) > _badness(outcome):
             outcome, detail = self.worst[asset]
         extra = self.header[asset]
+        said = {name: value for name, value in extra.items() if name not in _NOT_CONTENT}
         return {
             "outcome": outcome.value,
             "detail": detail,
             "num_rows": len(self.hashes[asset]),
-            "content_hash": combine([*self.hashes[asset], content_hash({"outcome": outcome.value, **extra})]),
+            "content_hash": combine([*self.hashes[asset], content_hash({"outcome": outcome.value, **said})]),
             "work_s": self.work_s,
             **extra,
         }
 
 
-_NOT_CONTENT = {"detail", "content_hash"}
+_NOT_CONTENT = {"detail", "content_hash", SECONDS.name, SET_FINGERPRINTS.name}
 
 
 def _badness(outcome: Outcome) -> int:

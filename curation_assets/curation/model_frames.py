@@ -49,11 +49,12 @@ def frame_set_of(settings: ProcessingSettings, model: str) -> str:
 
 
 def deciding_frame_set(settings: ProcessingSettings, model: str | None) -> str | None:
-    """Return the frame set whose outcome says whether a clip has frames: that of a model, by default the first one; without models the first of clips."""
-    if model is None and settings.embeddings.models:
-        model = settings.embeddings.models[0]
-    if model is not None:
-        return frame_set_of(settings, model)
+    """Return the frame set whose outcome says whether a clip has frames: that of a model, of the source's first one where it does not use that; without models
+    the first of clips.
+    """
+    models = settings.embeddings.models
+    if models:
+        return frame_set_of(settings, model if model in models else models[0])
     return next((name for name, item in settings.frame_sets.sets.items() if item.scope == "clip"), None)
 
 

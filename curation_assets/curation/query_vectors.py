@@ -162,6 +162,8 @@ def _has_vectors(run: CorpusRun, model: str) -> bool:
 
 def _why_no_vectors(run: CorpusRun, models: Sequence[str]) -> str:
     for model in models:
+        if model in run.config.embeddings.models and run.sources and not any(_uses(run, name, model) for name in run.sources):
+            return f"no source uses {model}: each has embeddings.models of its own, without it; add it to one of them and run again"
         table = embeddings_table(model, registry.spec(model).dim)
         if not any(run.warehouse.table(table, name).num_rows() for name in run.sources):
             continue
@@ -169,6 +171,10 @@ def _why_no_vectors(run: CorpusRun, models: Sequence[str]) -> str:
             return f"there are no vectors of clips by {model}: embeddings.scopes leaves clips out; add clip to it and run again"
         return f"{model} has run, and no clip has a vector of it: all failed; curation-assets failures says why"
     return f"there are no vectors of {' or '.join(models)} yet; make them: {_how_to_make(run, models[0])}"
+
+
+def _uses(run: CorpusRun, source: str, model: str) -> bool:
+    return model in run.sources[source][1].embeddings.models
 
 
 def _how_to_make(run: CorpusRun, model: str) -> str:
@@ -210,7 +216,10 @@ def _stored_vector(run: CorpusRun, clip_id: str, model: str) -> QueryVector:
     where = f"scope = 'clip' AND clip_id = {quoted(clip['clip_id'])}"
     rows = run.source_run(clip["source"]).read(spec, ["outcome", "detail", "embedding"], where=where).to_pylist()
     if not rows or rows[0]["embedding"] is None:
-        why = f"{rows[0]['outcome']}: {rows[0]['detail']}" if rows else "it waits for a run, or embeddings.scopes leaves clips out"
+        waits = "it waits for a run, or embeddings.scopes leaves clips out"
+        if not rows and model in run.config.embeddings.models and not _uses(run, clip["source"], model):
+            waits = f"embeddings.models of its source, {clip['source']}, leaves the model out"
+        why = f"{rows[0]['outcome']}: {rows[0]['detail']}" if rows else waits
         raise SettingsError(f"clip {clip['clip_id']} has no vector of {model}: {why}")
     return QueryVector(np.asarray(rows[0]["embedding"], np.float32), clip["clip_id"])
 

@@ -77,9 +77,14 @@ def num_pending(run: SourceRun, spec: TableSpec) -> int:
     return len(expected.work(headers)) + len(expected.blocked) + len(expected.gone(headers))
 
 
-def source_status(run: SourceRun) -> dict[str, Any]:
-    """Give the status of one source: {view: {"outcomes": …, "pending": n}}."""
-    return {spec.view: table_status(run, spec) for spec in table_specs(run.settings)}
+def source_status(run: SourceRun, specs: Sequence[TableSpec] | None = None) -> dict[str, Any]:
+    """Give the status of one source: {view: {"outcomes": …, "pending": n}}.
+
+    Args:
+        run: the source.
+        specs: the project's tables: a source may leave models out and still have rows of them that are to go. None: the source's own.
+    """
+    return {spec.view: table_status(run, spec) for spec in specs or table_specs(run.settings)}
 
 
 def failures(run: SourceRun, specs: Sequence[TableSpec] | None = None) -> Iterator[dict[str, Any]]:

@@ -222,9 +222,16 @@ class SampleJob:
     motion: MotionSpec | None
     num_threads: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for, so that nothing need be decoded."""
+        return not self.frame_sets and self.motion is None
+
 
 def sample_piece(job: SampleJob) -> Result:
-    """Decode one piece of a video once, for its frame sets and its pixel scores."""
+    """Decode one piece of a video once, for its frame sets and its pixel scores; not at all where neither is asked for."""
+    if job.is_empty:
+        return Result()
     frame_rows: list[Row] = []
     score_rows: list[Row] = []
     partials: list[SampledSet] = []

@@ -110,6 +110,11 @@ PACKET_INDEX = Column("packet_index", pa.large_binary(), "Header rows: the packe
 NAME = Column("name", STRING, "Name of the frame set in the settings.")
 FPS = Column("fps", FLOAT64, "Frames per second of the sampling grid that was used; NULL for the policy middle.")
 TIME_NS = Column("time_ns", pa.list_(INT64), "Time of each stored frame in nanoseconds on the video's timeline.")
+SET_FINGERPRINTS = Column(
+    "set_fingerprints",
+    pa.list_(STRING),
+    "Header rows: what each frame set was made from, so that a set which is still as wanted is kept when others change; NULL in rows of earlier releases.",
+)
 # list<large_binary> breaks Lance's filter pushdown for the whole table (pylance 14.0), list<binary> does not.
 FRAMES = Column("frames", pa.list_(pa.binary()), "The encoded frames, in order of time.")
 

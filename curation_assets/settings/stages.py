@@ -207,7 +207,11 @@ class ClipScoresSettings(Model):
 class EmbeddingsSettings(Model):
     """Embedding models."""
 
-    models: list[str] = Field(["fingerprint"], description="Registry names; each gets its own asset and table.")
+    models: list[str] = Field(
+        ["fingerprint"],
+        description="Registry names; each gets its own asset and table. A source's own settings may name some of them: it has frames and vectors for those alone, "
+        "and keeps its list whatever a run's --set gives the project.",
+    )
     frame_set: str | None = Field(
         None,
         description="The frame set that all models read; its scope must be clip. None: each model reads frames of its own size, from the first set that has it "
@@ -363,7 +367,8 @@ class DedupSettings(Model):
 
     model: str = Field(
         "auto",
-        description="Model whose duplicates curated_clips leaves out: auto is the first of embeddings.models, none leaves none out.",
+        description="Model whose duplicates curated_clips leaves out: auto is the first of the project's embeddings.models, none leaves none out. Clips of a "
+        "source that does not use it are not compared.",
     )
     eps: float | None = Field(
         None, gt=0, lt=1, description="Largest cosine distance (1 - cosine) of near-duplicates; None takes the model's own."

@@ -134,6 +134,21 @@ class Snapshot:
         """Read item rows without blobs, those of incomplete videos too: what an interrupted run has left, and what any row names."""
         yield from self._scan(columns, _both("NOT is_header", where), PLAIN_SCAN)
 
+    def row_numbers(self, where: str) -> dict[str, int]:
+        """Find item rows of complete videos: by row_id the number that `numbered_rows` takes, which is good for this version alone."""
+        columns = ["row_id", "video_id", "fingerprint"]
+        with lance_errors(self.dataset.uri):
+            scanner = self.dataset.scanner(columns=columns, filter=f"NOT is_header AND ({where})", with_row_id=True, **PLAIN_SCAN)
+            found = scanner.to_table()
+        if (trusted := self._trusted_versions()) is not None:
+            found = found.filter(pc.is_in(_version_keys(found), value_set=trusted))
+        return dict(zip(found.column("row_id").to_pylist(), found.column("_rowid").to_pylist(), strict=True))
+
+    def numbered_rows(self, columns: Sequence[str], numbers: Collection[int]) -> Iterator[pa.RecordBatch]:
+        """Read rows by number, blobs too, without a look at the others, in small batches and bounded memory."""
+        if numbers:
+            yield from self._lance_batches(columns, f"_rowid IN ({', '.join(map(str, sorted(numbers)))})", BLOB_SCAN)
+
     def num_items(self) -> int:
         """Count item rows of complete videos; of a table whose rows are headers, its rows."""
         if self.spec.rows_are_headers:

@@ -50,7 +50,7 @@ class Project:
 
     def source(self, settings: dict[str, Any] | None = None, **extra: Any) -> SourceRun:
         record = SourceRecord.from_settings("test", SourceSettings(uri=self.uri or str(self.videos), storage_options=self.storage_options))
-        resolved = resolve_settings(self.config.processing(), merge(self.settings, settings or {}))
+        resolved = resolve_settings(self.config.processing(), None, merge(self.settings, settings or {}))
         return SourceRun(record, resolved, self.warehouse, self.engine, **extra)
 
     def run(self, settings: dict[str, Any] | None = None, stages: tuple[str, ...] | None = None, **extra: Any) -> dict[str, StageReport]:

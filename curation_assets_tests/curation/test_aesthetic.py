@@ -290,7 +290,7 @@ def test_scores_that_an_earlier_scorer_left_do_not_hide_those_that_run(project, 
 
 def test_clips_without_scores_leave_nothing_out(project, on):
     """A clip that waits for the scores that a threshold needs cannot be selected, so it must not win over its duplicates."""
-    settings = on({"min_aesthetic_score": -100.0})
+    settings = merge(on({"min_aesthetic_score": -100.0}), {"embeddings": {"models": ["fingerprint"]}})
     update_embeddings(project.source(settings), "fingerprint")
     tree = {"previews": {}, "transcoded_clips": {"enabled": False}, "warehouse": project.warehouse_uri, "dedup": {"eps": 0.99}}
     config = Config.model_validate({**tree, **settings})

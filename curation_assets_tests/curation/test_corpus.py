@@ -5,16 +5,22 @@ import shutil
 import numpy as np
 import pytest
 
+from curation_assets.cli.show import read_statuses
 from curation_assets.configuration import load_config, resolve_settings
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.curated_clips import update_curated_clips
 from curation_assets.curation.duplicates import update_duplicates
+from curation_assets.curation.model_files import check_models
 from curation_assets.curation.query import clip_story
+from curation_assets.curation.query_vectors import Query
+from curation_assets.curation.search import search
 from curation_assets.curation.search_index import update_search_index
 from curation_assets.curation.sheet import render_sheet
+from curation_assets.curation.status import num_pending, source_status
 from curation_assets.curation.warehouse import SourceRun, Warehouse, deciding_model, table_specs
 from curation_assets.engine.local import LocalEngine
+from curation_assets.models import registry
 from curation_assets.schemas.curated_clips import CURATED_CLIPS
 from curation_assets.schemas.duplicates import duplicates_table
 from curation_assets.schemas.embeddings import embeddings_table
@@ -187,6 +193,55 @@ def test_a_source_without_the_models_table_and_no_sources_at_all(corpus):
     shutil.rmtree(corpus.folder / "warehouse")
     duplicates, curated = corpus.update()
     assert (duplicates.num_rows, curated.num_rows) == (0, 0)
+
+
+WITHOUT = "sources: {a: {uri: videos/a}, b: {uri: videos/b, settings: {embeddings: {models: []}}}}"
+
+
+def test_a_source_that_leaves_the_model_out_is_not_compared(corpus):
+    corpus.update()
+    corpus.write(WITHOUT)
+    Warehouse.of(corpus.config).registry.sync(corpus.config)
+    assert read_statuses(corpus.config)["b"]["embeddings_fingerprint"]["pending"] == 1  # its rows are to go
+    corpus.curate("b")
+    assert read_statuses(corpus.config)["b"]["embeddings_fingerprint"] == {"outcomes": {}, "pending": 0}
+    run = corpus.run
+    table = embeddings_table(MODEL, registry.spec(MODEL).dim)
+    assert run.source_run("b").headers(table) == {}
+    assert num_pending(run.source_run("b"), table) == 0
+    assert {view: table["pending"] for view, table in source_status(run.source_run("b")).items()} == dict.fromkeys(
+        ["raw_videos", "clips", "frame_sets", "clip_scores"], 0
+    )
+    duplicates, _ = corpus.update()
+    assert (duplicates.num_rows, duplicates.facts["num_clips"]) == (0, 5)
+    assert corpus.sql("select key, is_selected, reject_reasons from curated_clips where source = 'b'") == [("copy.mp4", True, [])] * 3
+    (own,) = corpus.sql("select clip_id from clips where source = 'b' order by start_ns limit 1")
+    assert clip_story(corpus.config, own[0])["curated"]["is_selected"]
+    with pytest.raises(SettingsError, match=r"embeddings\.models of its source, b, leaves the model out"):
+        search(run, Query(clip_id=own[0]))
+    ((clip,),) = corpus.sql("select clip_id from clips where source = 'a' order by clip_id limit 1")
+    assert {hit.source for hit in search(run, Query(clip_id=clip)).hits} == {"a"}
+    corpus.write("sources: {b: {uri: videos/b, settings: {embeddings: {models: []}}}}")
+    Warehouse.of(corpus.config).registry.remove("a")
+    with pytest.raises(SettingsError, match="no source uses fingerprint"):
+        search(corpus.run, Query(clip_id=own[0]))
+
+
+def test_no_frames_are_made_for_a_model_that_a_source_leaves_out(corpus):
+    both = "embeddings: {models: [clip-vit-b32, fingerprint]}\n"
+    corpus.write(both + WITHOUT.replace("[]", "[fingerprint]"))
+    config = corpus.config
+    corpus.curate("a", "b", stages=["frame_sets"])
+    assert corpus.sql("select source, name from frame_sets group by all order by all") == [
+        ("a", "crop-224x224"), ("a", "embeddings"), ("b", "embeddings"),
+    ]  # fmt: skip
+    # weights are wanted where a source of the run uses the model
+    keys = {tuple(embeddings_table(name, registry.spec(name).dim).asset_key) for name in config.embeddings.models}
+    empty = {"models": {"cache_dir": str(corpus.folder / "none")}}
+    of_run = {name: resolve_settings(config.processing(), config.sources[name].settings, empty) for name in config.sources}
+    check_models([of_run["b"]], selected=keys)
+    with pytest.raises(SettingsError, match=r"the weights of clip-vit-b32 are not ready"):
+        check_models(list(of_run.values()), selected=keys)
 
 
 def test_vectors_that_are_no_unit_vectors_are_counted(corpus):

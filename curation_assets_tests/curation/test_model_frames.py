@@ -33,6 +33,7 @@ def test_a_set_is_added_for_each_other_shape():
     assert frame_set_of(settings, "clip-vit-b32") == "crop-224x224"
     assert deciding_frame_set(settings, None) == "embeddings"
     assert deciding_frame_set(settings, "videoprism") == "squash-288x288"
+    assert deciding_frame_set(settings_of(models=["clip-vit-b32"]), "videoprism") == "crop-224x224"  # of a source without that model
 
 
 def test_sets_of_the_settings_come_first():

@@ -6,8 +6,11 @@ import sqlite3
 
 import dagster as dg
 import pytest
+import yaml
 from sqlalchemy.exc import IntegrityError
 
+from curation_assets.configuration import load_config
+from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
 from curation_assets.defs.launch import RANGE_END, RANGE_START
 from curation_assets.defs.partitions import sync_partitions
@@ -60,6 +63,21 @@ def curate(instance, **arguments):
 
 def events(result, name):
     return [event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(name.split("/"))]
+
+
+def test_a_source_that_leaves_the_model_out_is_materialized_without_work(instance, workplace):
+    settings = workplace / "curation.yaml"
+    tree = yaml.safe_load(settings.read_text())
+    assert curate(instance, partition_key="a").success
+    tree["sources"]["a"]["settings"] = {"embeddings": {"models": []}}
+    settings.write_text(yaml.safe_dump(tree))
+    Warehouse.of(load_config(settings)).registry.sync(load_config(settings))
+    result = curate(instance, partition_key="a")
+    assert result.success
+    metadata = events(result, "embeddings/fingerprint")[0].materialization.metadata
+    assert [metadata[name].value for name in ("dagster/row_count", "num_videos_done", "num_videos_pending")] == [0, 0, 0]
+    assert metadata["num_videos_removed"].value > 0
+    assert all(check.passed for check in result.get_asset_check_evaluations() if check.asset_key.path[0] == "embeddings")
 
 
 def test_one_partition(instance):
