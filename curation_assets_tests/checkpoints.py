@@ -80,7 +80,8 @@ def write_videoprism(folder: Path) -> Path:
         ("▁dog", -1.0),
         ("▁the", -1.0),
     ]
-    VideoPrismTokenizer(vocab=pieces, extra_ids=0).save_pretrained(folder)
+    # the published tokenizer has a hundred sentinels for which the text tower has no vectors
+    VideoPrismTokenizer(vocab=pieces, extra_ids=3).save_pretrained(folder)
     inner = {"hidden_size": 768, "intermediate_size": 48, "num_attention_heads": 4}
     vision = {**inner, "tubelet_size": [1, 96, 96], "num_spatial_layers": 1, "num_temporal_layers": 1, "num_auxiliary_layers": 1}
     text = {**inner, "vocab_size": len(pieces), "num_hidden_layers": 1}
@@ -181,6 +182,16 @@ def write_aesthetic(folder: Path, *, seed: int = 3) -> Path:
     head.mkdir(parents=True)
     save_file(state, head / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def add_tokens(folder: Path, count: int) -> None:
+    """Add tokens to a tokenizer.json, numbered on from those that it has."""
+    from tokenizers import Tokenizer
+
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.add_tokens([f"more{number}" for number in range(count)])
+    tokenizer.save(path)
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {

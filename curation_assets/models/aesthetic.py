@@ -18,7 +18,7 @@ import numpy.typing as npt
 from curation_assets.models.batching import ClipRunner
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.image_text import CLIP_MEAN, CLIP_STD
-from curation_assets.models.pretrained import check_size, load_pretrained
+from curation_assets.models.pretrained import check_size, check_values, load_pretrained, read_state
 from curation_assets.models.scorer import ScorerSpec
 from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights, weights_file
 
@@ -134,28 +134,22 @@ def load_head(path: Path) -> tuple[npt.NDArray[np.float64], float]:
     Raises:
         WeightsError: the file cannot be read, or its keys, shapes or values are not those of the head; names all of them.
     """
-    from safetensors.numpy import load_file
-
-    try:
-        state = load_file(path)
-    except Exception as error:  # the library raises its own kinds, and OSError, for files that it cannot read
-        raise WeightsError(f"weights of {SPEC.name}: {path} cannot be loaded: {error}") from error
+    state = read_state(path, name=SPEC.name)
     wanted = {f"{layer}.weight": shape for layer, shape in _WIDTHS.items()} | {
         f"{layer}.bias": shape[:1] for layer, shape in _WIDTHS.items()
     }
     wrong = [f"{key} is missing" for key in wanted if key not in state]
     wrong += [f"{key} is unknown" for key in sorted(state) if key not in wanted]
-    for key, shape in wanted.items():
-        if key in state and state[key].shape != shape:
-            wrong.append(f"{key} has the shape {state[key].shape}, not {shape}")
-        elif key in state and not np.isfinite(state[key].astype(np.float64)).all():
-            wrong.append(f"{key} is not finite")
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    wrong += [f"{key} has the shape {shapes[key]}, not {shape}" for key, shape in wanted.items() if shapes.get(key, shape) != shape]
     if wrong:
         raise WeightsError(f"weights of {SPEC.name}: {path} does not fit the head: {'; '.join(wrong)}")
+    check_values(state.items(), path, name=SPEC.name)
+    values = {key: value.double().numpy() for key, value in state.items()}
     weight, bias = np.eye(DIM), np.zeros(DIM)
     for layer in _WIDTHS:
-        factor = state[f"{layer}.weight"].astype(np.float64)
-        weight, bias = factor @ weight, factor @ bias + state[f"{layer}.bias"].astype(np.float64)
+        factor = values[f"{layer}.weight"]
+        weight, bias = factor @ weight, factor @ bias + values[f"{layer}.bias"]
     return weight[0], float(bias[0])
 
 

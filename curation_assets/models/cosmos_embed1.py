@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,6 +27,7 @@ import numpy.typing as npt
 from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
+from curation_assets.models.pretrained import check_values, check_vocabulary
 from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights, listed
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ _TEXTS_PER_CALL = 64
 _PROCESSOR = "preprocessing_embed1.CosmosEmbed1Processor"  # where no auto_map names it
 _LICENCE = "LicenseRef-NVIDIA-Open-Model-License"
 _INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = ("vocab.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 _HASHES_224P = {
     "added_tokens.json": "f62bb3d9726a553158ae4c0ab64e5b4ece7c4439108d60352722c4cb7af78b44",
@@ -138,7 +142,7 @@ def build_model(spec: EmbedderSpec, *, weights: str | Path | None, device: str, 
     assert isinstance(folder, Path)
     config = _read_json(folder / "config.json")
     processor_config = _read_json(folder / "processor_config.json")
-    state = _read_state(folder)
+    state = _read_state(folder, {file.name for file in spec.weights.files})
 
     from curation_assets.models.legacy_transformers import build_stand_ins
     from curation_assets.models.remote_code import RemotePackage
@@ -146,10 +150,12 @@ def build_model(spec: EmbedderSpec, *, weights: str | Path | None, device: str, 
     package = RemotePackage(folder, spec.weights.files, stand_ins=build_stand_ins())
     auto_map = _read_auto_map(folder, config, processor_config)
     # The processor first: it is small, and what does not fit is known before the network is built.
-    processor = _build_processor(spec, package, folder, auto_map["AutoProcessor"], processor_config)
+    tokenizer = _read_tokenizer(folder)
+    processor = _build_processor(spec, package, folder, auto_map["AutoProcessor"], processor_config, tokenizer)
     scale, offset = _read_normalisation(spec, processor)
     model = _build_network(spec, package, folder, auto_map, config)
-    _load_state(model, state, folder)
+    check_vocabulary(tokenizer.get_vocab(), folder / "vocab.txt", name=spec.name, num_rows=_num_token_rows(model))
+    _load_state(model, state, folder, name=spec.name)
     model.eval().requires_grad_(False).to(place, number_format)
     return CosmosEmbed1(spec, model=model, processor=processor, scale=scale.to(place), offset=offset.to(place), dtype=number_format)
 
@@ -230,8 +236,8 @@ def _read_auto_map(folder: Path, *configs: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _read_state(folder: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of all shards, which must be those of the index."""
+def _read_state(folder: Path, names: set[str]) -> dict[str, torch.Tensor]:
+    """Read the tensors of all shards, which must be those of the index and among the model's files."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -241,8 +247,8 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         path = folder / shard
-        if path.name != shard or not path.is_file():
-            raise WeightsError(f"{folder / _INDEX} names {shard!r}, which is not in the folder")
+        if shard not in names:
+            raise WeightsError(f"{folder / _INDEX} names {shard!r}, which is none of the model's files")
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -254,15 +260,27 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _build_processor(spec: EmbedderSpec, package: RemotePackage, folder: Path, reference: str, config: Mapping[str, Any]) -> Any:
-    """Construct the checkpoint's processor with its own tokenizer files."""
+def _read_tokenizer(folder: Path) -> Any:
+    """Make the tokenizer of the model's own files, copied to where no others are: where the library finds a tokenizer.json it leaves vocab.txt alone."""
     from transformers import BertTokenizer
 
+    with TemporaryDirectory() as place:
+        try:
+            for name in _TOKENIZER_FILES:
+                shutil.copyfile(folder / name, Path(place, name))
+            return BertTokenizer.from_pretrained(place, local_files_only=True)
+        except Exception as error:  # besides OSError, the library raises many kinds for files that it cannot read
+            raise WeightsError(f"{folder}: no tokenizer in {listed(_TOKENIZER_FILES)}: {type(error).__name__}: {error}") from error
+
+
+def _build_processor(
+    spec: EmbedderSpec, package: RemotePackage, folder: Path, reference: str, config: Mapping[str, Any], tokenizer: Any
+) -> Any:
+    """Construct the checkpoint's processor."""
     expected = {"resolution": spec.height_px, "num_video_frames": spec.frames, "max_txt_len": _MAX_TOKENS}
     _check_numbers(folder / "processor_config.json", config.get, expected)
     processor_class = package.load(reference)
     try:
-        tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         return processor_class(tokenizer=tokenizer, **expected)
     except Exception as error:  # code of others may raise anything
         raise WeightsError(f"{folder}: {reference} cannot be constructed: {type(error).__name__}: {error}") from error
@@ -318,8 +336,15 @@ def _check_numbers(path: Path, read: Any, expected: Mapping[str, int]) -> None:
         raise WeightsError(f"{path} is of another model: {', '.join(wrong)}")
 
 
-def _load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Fill the network. Hooks of its modules run and may resize; afterwards every key must fit."""
+def _num_token_rows(model: torch.nn.Module) -> int:
+    """Count the tokens that the network has a vector for. Of its tables, of tokens, of places in a text and of kinds of text, that of tokens is the largest."""
+    import torch
+
+    return max((module.num_embeddings for module in model.modules() if isinstance(module, torch.nn.Embedding)), default=0)
+
+
+def _load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: Path, *, name: str) -> None:
+    """Fill the network. Hooks of its modules run and may resize; afterwards every key must fit, and what was read into floats must be finite ones."""
     try:
         result = model.load_state_dict(state, strict=False)
         missing, unknown, misshapen = set(result.missing_keys), set(result.unexpected_keys), []
@@ -333,6 +358,8 @@ def _load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], folde
     problems = [f"{what} {listed(names)}" for what, names in parts if names]
     if problems:
         raise WeightsError(f"the weights in {folder} do not fit the network: {'; '.join(problems)}")
+    floats = {key for key, value in model.state_dict().items() if value.is_floating_point()}
+    check_values(((key, value) for key, value in state.items() if key in floats), folder, name=name)
 
 
 def _filled_otherwise(model: torch.nn.Module, missing: set[str], state: Mapping[str, torch.Tensor]) -> set[str]:

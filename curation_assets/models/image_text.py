@@ -135,11 +135,25 @@ class ImageTextEmbedder:
             dtype=self._dtype,
         )
         config = self._model.config
-        dim = config.projection_dim if self._kind.model_class == "CLIPModel" else config.vision_config.hidden_size
-        check_size(spec.name, folder, dim=(dim, spec.dim), image_size=(config.vision_config.image_size, spec.height_px))
-        num_tokens = config.text_config.max_position_embeddings
+        text, vision = config.text_config, config.vision_config
+        # SigLIP projects texts only, onto the width of its picture tower
+        dims = (config.projection_dim,) * 2 if self._kind.model_class == "CLIPModel" else (vision.hidden_size, text.projection_size)
+        check_size(
+            spec.name,
+            folder,
+            **{
+                "dim of pictures": (dims[0], spec.dim),
+                "dim of texts": (dims[1], spec.dim),
+                "image_size": (vision.image_size, spec.height_px),
+            },
+        )
         self._tokenizer = load_tokenizer(
-            folder, name=spec.name, num_tokens=num_tokens, template=self._kind.template, pad_token=self._kind.pad_token
+            folder,
+            name=spec.name,
+            num_rows=text.vocab_size,
+            num_tokens=text.max_position_embeddings,
+            template=self._kind.template,
+            pad_token=self._kind.pad_token,
         )
         self.clips = ClipRunner(self._clips, device=self._device, dim=spec.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
         # pixel / 255, less the mean, over the deviation: one factor and one term

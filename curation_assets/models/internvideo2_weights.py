@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation_assets.models.pretrained import check_vocabulary, checked_values
 from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def read_checkpoint(path: Path, config: Config, *, device: torch.device, dtype: 
         in memory.
 
     Raises:
-        WeightsError: the file cannot be read without running code, or keys are missing, unexpected or of another shape; the message names them.
+        WeightsError: the file cannot be read without running code, or keys are missing, unexpected, of another shape, no floats or not finite; the message
+            names them.
     """
     import torch
 
@@ -189,7 +191,8 @@ def read_checkpoint(path: Path, config: Config, *, device: torch.device, dtype: 
         raise WeightsError(f"{path} is no checkpoint that can be read without running code from it; download it anew") from error
     weights = _state_of(stored, path)
     _check(weights, config, path)
-    state = {name: weights[name].to(device=device, dtype=dtype, copy=True) for name in expected_shapes(config)}
+    values = checked_values(((name, weights[name]) for name in expected_shapes(config)), path, name="internvideo2")
+    state = {name: value.to(device=device, dtype=dtype, copy=True) for name, value in values}
     # (width, colour, 1, y, x) -> (width, y * x * colour)
     state[_PATCH_WEIGHT] = state[_PATCH_WEIGHT][:, :, 0].permute(0, 2, 3, 1).flatten(1).contiguous()
     return state
@@ -212,9 +215,7 @@ def _check(state: Mapping[str, Any], config: Config, path: Path) -> None:
     for name, shape in expected.items():
         if name in state and tuple(getattr(state[name], "shape", ("no tensor",))) != shape:
             wrong.append(f"{name} {tuple(getattr(state[name], 'shape', ('no tensor',)))}, expected {shape}")
-        elif name in state and not state[name].is_floating_point():
-            wrong.append(f"{name} of {state[name].dtype}, expected floats")
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape or kind", wrong)]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)]
     found = [f"{len(names)} {problem}: {_some(names)}" for problem, names in problems if names]
     if found:
         raise WeightsError(f"{path} does not fit InternVideo2 stage 2: {'; '.join(found)}")
@@ -252,7 +253,7 @@ def read_tokenizer(path: Path, config: Config) -> BertTokenizer:
     """Read the vocabulary, one token per line, and make BERT's uncased tokenizer of it.
 
     Raises:
-        WeightsError: another number of tokens than the network knows, or one that BERT's tokenizer needs is missing.
+        WeightsError: another number of tokens than the network knows, a token twice, or one that BERT's tokenizer needs is missing.
     """
     from transformers import BertTokenizer
 
@@ -267,4 +268,5 @@ def read_tokenizer(path: Path, config: Config) -> BertTokenizer:
         raise WeightsError(
             f"{path} holds {len(vocabulary)} different tokens{lacks}; expected {config.text_vocabulary}, those of the uncased English BERT"
         )
+    check_vocabulary(vocabulary, path, name="internvideo2", num_rows=config.text_vocabulary)
     return BertTokenizer(vocab=vocabulary, do_lower_case=True)

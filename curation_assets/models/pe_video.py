@@ -8,8 +8,11 @@ One difference from that model's `forward`, on purpose: the head gets the text's
 22 layers) and transformers 5.0, with which the checkpoint was made; later versions put the normalised state in its place.
 
 Confirmed, from copies of the published config.json and processor_config.json: sizes, 336 x 336 px bilinear without regard to the aspect ratio, mean and deviation
-0.5, ModernBERT's special tokens. pe-av-base takes any number of frames; 16 is what its siblings `-16-frame` and the library's example take. Not confirmed, because
-no checkpoint could be read: the names of the weights, taken from the library's classes, and the size of the file.
+0.5, ModernBERT's special tokens. pe-av-base takes any number of frames; 16 is what its siblings `-16-frame` and the library's example take.
+
+The names of the weights are those of the library's classes, with which the checkpoints were saved (its convert_pe_audio_video_to_hf.py). Seen of published files:
+the picture tower's, `video_model.video_encoder.embedder.vision_model.timm_model.blocks.0.attn.qkv.weight` and so on, in the list of keys of pe-av-large in issue 112
+of facebookresearch/perception_models. Not seen: those of the heads and the text tower, and the size of the file.
 
 Reference: Vyas et al. 2025, "Pushing the Frontier of Audiovisual Perception with Large-Scale Multimodal Correspondence Learning", arXiv 2512.19687.
 """
@@ -28,12 +31,14 @@ import numpy.typing as npt
 from curation_assets.models.batching import ClipRunner, embed_in_parts
 from curation_assets.models.devices import choose_device, choose_dtype
 from curation_assets.models.embedder import EmbedderSpec
-from curation_assets.models.pretrained import check_size, load_tokenizer, token_ids
+from curation_assets.models.pretrained import check_size, checked_values, load_tokenizer, token_ids
 from curation_assets.models.weights import WeightFile, WeightsError, WeightsSpec, find_weights, listed
 
 if TYPE_CHECKING:
     import torch
     from transformers import ModernBertConfig, PeVideoEncoderConfig
+
+    from curation_assets.models.pe_core import PeCoreConfig
 
 _WEIGHTS = WeightsSpec(
     repo="facebook/pe-av-base",
@@ -67,6 +72,9 @@ _PICTURE_TOWER = "vit_pe_core_large_patch14_336"
 _PICTURE_SIZES = {"embed_dim": "width", "depth": "depth", "num_heads": "num_heads", "attn_pool_num_heads": "num_pool_heads"}
 """`model_args` of a checkpoint, in timm's words, to ours; the published ones have none."""
 
+_TOWER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+"""Settings of the video encoder and of the text tower."""
+
 _SOURCES = {
     "video_model.": "",
     "text_model.": "text_model.",
@@ -98,10 +106,12 @@ class PeVideoEmbedder:
         folder = find_weights(_WEIGHTS, weights, model=SPEC.name)
         assert isinstance(folder, Path)
         video, text = _read_configs(folder)
-        self._tokenizer = load_tokenizer(folder, name=SPEC.name, num_tokens=_MOST_TOKENS, template="[CLS] $A [SEP]", pad_token="[PAD]")
+        self._tokenizer = load_tokenizer(
+            folder, name=SPEC.name, num_rows=text.vocab_size, num_tokens=_MOST_TOKENS, template="[CLS] $A [SEP]", pad_token="[PAD]"
+        )
         # To the longest of a call: few texts are near the most. What is padded is masked.
         self._tokenizer.enable_padding(direction="right", pad_id=self._tokenizer.token_to_id("[PAD]"), pad_token="[PAD]")
-        self._model: Any = _build_model(video, text, folder / "model.safetensors", self._dtype).to(self._device)
+        self._model: Any = _build_model(video, text, folder, self._dtype).to(self._device)
         self.clips = ClipRunner(self._clips, device=self._device, dim=SPEC.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
 
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -140,7 +150,7 @@ def _read_configs(folder: Path) -> tuple[PeVideoEncoderConfig, ModernBertConfig]
     """Take the configurations of the two towers from that of the whole.
 
     Raises:
-        WeightsError: it cannot be read, or is of another model.
+        WeightsError: it cannot be read, is of another model, or has numbers of which no network can be built.
     """
     from transformers import ModernBertConfig, PeVideoEncoderConfig
 
@@ -162,23 +172,52 @@ def _read_configs(folder: Path) -> tuple[PeVideoEncoderConfig, ModernBertConfig]
         check_size(SPEC.name, folder, **kinds, dim=(text["hidden_size"], SPEC.dim))
         sizes = {_PICTURE_SIZES[name]: value for name, value in args.items()}
         tower: Any = PeCoreConfig
-        video["vision_config"] = tower(num_labels=pictures["num_classes"], **sizes)
+        picture_config = tower(num_labels=pictures["num_classes"], **sizes)
         encoder: Any = PeVideoEncoderConfig
-        return encoder(**video), ModernBertConfig(**text)
+        video_config, text_config = encoder(**video, vision_config=picture_config), ModernBertConfig(**text)
     except WeightsError:
         raise
     except Exception as error:  # the library's checks of a configuration raise many kinds
         raise WeightsError(f"weights of {SPEC.name}: {path} is no configuration of a {_WEIGHTS.repo}: {error!r}") from error
+    if wrong := _find_impossible(picture_config, video_config, text_config):
+        raise WeightsError(f"weights of {SPEC.name}: {path} describes no network that can be built: {'; '.join(wrong)}")
+    return video_config, text_config
 
 
-def _build_model(video: PeVideoEncoderConfig, text: ModernBertConfig, path: Path, dtype: torch.dtype) -> torch.nn.ModuleDict:
+def _find_impossible(pictures: PeCoreConfig, video: PeVideoEncoderConfig, text: ModernBertConfig) -> list[str]:
+    """List what is wrong with the sizes, by the names of the keys; some of it would show with the first clip or text only."""
+    of_video, of_text = "audio_video_config.video_config.", "text_config."
+    of_pictures = f"{of_video}vision_config.model_args."
+    sizes: dict[str, Any] = {
+        f"{of_video}vision_config.num_classes": pictures.num_labels,
+        **{f"{of_pictures}{key}": getattr(pictures, own) for key, own in _PICTURE_SIZES.items()},
+        **{f"{of_video}{key}": getattr(video, key) for key in (*_TOWER_SIZES, "num_key_value_heads", "head_dim")},
+        **{f"{of_text}{key}": getattr(text, key) for key in (*_TOWER_SIZES, "vocab_size")},
+    }
+    if wrong := [f"{key} is {value!r}, no whole number from 1 on" for key, value in sizes.items() if type(value) is not int or value < 1]:
+        return wrong
+    # how many numbers of a head turn together as one position: by row and by column, or over time
+    parts = [
+        (f"{of_pictures}embed_dim", f"{of_pictures}num_heads", 4),
+        (f"{of_pictures}embed_dim", f"{of_pictures}attn_pool_num_heads", 1),
+        (f"{of_video}num_attention_heads", f"{of_video}num_key_value_heads", 1),
+        (f"{of_text}hidden_size", f"{of_text}num_attention_heads", 2),
+    ]
+    return [
+        f"{key} {sizes[key]} is no multiple of {f'{factor} x ' if factor > 1 else ''}{divisor} {sizes[divisor]}"
+        for key, divisor, factor in parts
+        if sizes[key] % (factor * sizes[divisor])
+    ]
+
+
+def _build_model(video: PeVideoEncoderConfig, text: ModernBertConfig, folder: Path, dtype: torch.dtype) -> torch.nn.ModuleDict:
     """Build the video half on the CPU and fill it; every weight must be there, of its shape, and known.
 
     It is constructed in the plain way and not by `from_pretrained`: what the checkpoint does not hold (rotary frequencies) is computed by the classes, and stays in
     float32 whatever the number format.
 
     Raises:
-        WeightsError: the file cannot be read or does not fit.
+        WeightsError: no such network can be built, or the file cannot be read or does not fit.
     """
     import torch
     from transformers import ModernBertModel, PeVideoEncoder
@@ -187,15 +226,21 @@ def _build_model(video: PeVideoEncoderConfig, text: ModernBertConfig, path: Path
     from curation_assets.models.pe_core import register
 
     register()
-    with no_init_weights(), torch.device("cpu"):
-        model = torch.nn.ModuleDict({
-            "video_encoder": PeVideoEncoder(video),
-            "video_head": _head(video.hidden_size),
-            "text_model": ModernBertModel(text),
-            "text_video_head": _head(text.hidden_size),
-        })  # fmt: skip
+    try:
+        with no_init_weights(), torch.device("cpu"):
+            model = torch.nn.ModuleDict({
+                "video_encoder": PeVideoEncoder(video),
+                "video_head": _head(video.hidden_size),
+                "text_model": ModernBertModel(text),
+                "text_video_head": _head(text.hidden_size),
+            })  # fmt: skip
+    except Exception as error:  # the library and torch raise many kinds for settings that they cannot follow
+        path = folder / "config.json"
+        raise WeightsError(
+            f"weights of {SPEC.name}: {path} describes no network that can be built: {type(error).__name__}: {error}"
+        ) from error
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    model.load_state_dict(_read_state(path, wanted, dtype), assign=True)
+    model.load_state_dict(_read_state(folder / "model.safetensors", wanted, dtype), assign=True)
     model["text_model"].final_norm = torch.nn.Identity()  # see the module's docstring
     return model.eval().requires_grad_(False)
 
@@ -231,6 +276,8 @@ def _read_state(path: Path, wanted: Mapping[str, tuple[int, ...]], dtype: torch.
             if any(said.values()):
                 wrong = "; ".join(f"{len(names)} {what}: {listed(names)}" for what, names in said.items() if names)
                 raise WeightsError(f"weights of {SPEC.name}: {path} does not fit the model: {wrong}")
-            return {own: file.get_tensor(name).to(dtype) for own, name in places.items()}
+            names = {name: own for own, name in places.items()}
+            values = checked_values(((name, file.get_tensor(name)) for name in names), path, name=SPEC.name)
+            return {names[name]: value.to(dtype) for name, value in values}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights of {SPEC.name}: {path} is damaged or cut short: {error}; download it again") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ def load_pretrained(
     """
     known = re.compile("|".join([_BUFFERS, *ignored]))
     state = read_state(state_path, name=name)
-    check_values({key: value for key, value in state.items() if not known.search(key)}, state_path, name=name)
+    check_values(((key, value) for key, value in state.items() if not known.search(key)), state_path, name=name)
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging  # partly untyped
@@ -105,24 +105,45 @@ def read_state(path: Path, *, name: str) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def check_values(state: Mapping[str, torch.Tensor], path: Path, *, name: str) -> None:
-    """Look at every number once.
+def check_values(weights: Iterable[tuple[str, torch.Tensor]], path: Path, *, name: str) -> None:
+    """Look at every number once; arguments and errors are those of `checked_values`."""
+    for _ in checked_values(weights, path, name=name):
+        pass
+
+
+def checked_values(weights: Iterable[tuple[str, torch.Tensor]], path: Path, *, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Pass weights on, every number looked at once; nothing is copied, so that they may come from the file one by one.
 
     Args:
-        state: the weights that the model uses.
+        weights: those that the model uses, by name.
         path: where they are from, for the message.
         name: registry name, likewise.
 
+    Yields:
+        The same.
+
     Raises:
-        WeightsError: tensors are of no floating-point format, or hold NaN or infinity; names the first.
+        WeightsError: after the last, that some were of no floating-point format, or held NaN or infinity; names the first of each.
     """
-    odd = sorted(key for key, value in state.items() if not value.is_floating_point())
-    if odd:
-        raise WeightsError(f"weights of {name}: {path} does not fit the model: {len(odd)} of no floating-point format: {listed(odd)}")
-    # formats of one byte have no isfinite
-    odd = sorted(key for key, value in state.items() if not (value if value.element_size() > 1 else value.float()).isfinite().all())
-    if odd:
-        raise WeightsError(f"weights of {name}: {path} does not fit the model: {len(odd)} with NaN or infinity: {listed(odd)}")
+    said: dict[str, list[str]] = {"of no floating-point format": [], "with NaN or infinity": []}
+    for key, value in weights:
+        if not value.is_floating_point():
+            said["of no floating-point format"].append(key)
+        elif not _is_finite(value):
+            said["with NaN or infinity"].append(key)
+        yield key, value
+    if any(said.values()):
+        wrong = "; ".join(f"{len(keys)} {what}: {listed(sorted(keys))}" for what, keys in said.items() if keys)
+        raise WeightsError(f"weights of {name}: {path} does not fit the model: {wrong}")
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Judge by the extremes, which NaN reaches too: isfinite() of the whole makes two copies and takes ten times as long."""
+    if not value.numel():
+        return True
+    # formats of one byte have no minimum
+    extremes = (value if value.element_size() > 1 else value.float()).aminmax()
+    return all(bool(extreme.isfinite()) for extreme in extremes)
 
 
 def check_size(name: str, folder: Path, **sizes: tuple[object, object]) -> None:
@@ -141,18 +162,42 @@ def check_size(name: str, folder: Path, **sizes: tuple[object, object]) -> None:
         raise WeightsError(f"weights of {name}: {folder} is a checkpoint of another size: {', '.join(wrong)}")
 
 
-def load_tokenizer(folder: Path, *, name: str, num_tokens: int, template: str, pad_token: str) -> Tokenizer:
+def check_vocabulary(ids: Mapping[str, int], path: Path, *, name: str, num_rows: int) -> None:
+    """Check that a text model knows every token that its tokenizer may give it: one that it does not fails on the CPU and stops a GPU.
+
+    Args:
+        ids: token -> its number.
+        path: where they are from, for the message.
+        name: registry name, likewise.
+        num_rows: tokens that the text model has a vector for.
+
+    Raises:
+        WeightsError: a token's number is beyond them; names the largest.
+    """
+    last = max(ids, key=ids.__getitem__)
+    if ids[last] >= num_rows:
+        raise WeightsError(
+            f"weights of {name}: {path} has tokens up to number {ids[last]} ({last}), the text model knows {num_rows}, 0 to {num_rows - 1}; "
+            "take both from one download"
+        )
+
+
+def load_tokenizer(
+    folder: Path, *, name: str, num_rows: int, num_tokens: int, template: str, pad_token: str, impossible: str = r"(?!)"
+) -> Tokenizer:
     """Load tokenizer.json itself, because classes and versions of the library differ in what they make of it; what goes around a text is said here.
 
     Args:
         folder: where it lies.
         name: registry name, for the message.
+        num_rows: tokens that the text model has a vector for.
         num_tokens: every text is cut or padded, on the right, to so many tokens.
         template: what is put around a text, $A, for example `$A <eos>`.
         pad_token: what it is padded with.
+        impossible: pattern of tokens that no text of this model has; the text model may lack them.
 
     Raises:
-        WeightsError: it cannot be read, or does not know one of these tokens.
+        WeightsError: it cannot be read, does not know one of these tokens, or has others that the text model does not know.
     """
     from tokenizers import Tokenizer, processors
 
@@ -164,6 +209,8 @@ def load_tokenizer(folder: Path, *, name: str, num_tokens: int, template: str, p
     ids = {token: tokenizer.token_to_id(token) for token in (*template.replace("$A", "").split(), pad_token)}
     if unknown := [token for token, place in ids.items() if place is None]:
         raise WeightsError(f"weights of {name}: {path} has no token {listed(unknown)}")
+    possible = {token: place for token, place in tokenizer.get_vocab().items() if not re.fullmatch(impossible, token)}
+    check_vocabulary(possible, path, name=name, num_rows=num_rows)
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=list(ids.items()))
     tokenizer.enable_truncation(num_tokens)
     tokenizer.enable_padding(direction="right", length=num_tokens, pad_id=ids[pad_token], pad_token=pad_token)

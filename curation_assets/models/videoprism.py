@@ -56,6 +56,10 @@ _CLIPS_AT_ONCE_ON_GPU = 4
 """The last layers attend from every place of every frame to every other, 4,096 x 4,096, twelve times and without a fused kernel."""
 
 _TEXTS_AT_ONCE = 64
+_SENTINELS = r"<extra_id_\d+>"
+"""A hundred tokens that the library's conversion adds to the tokenizer (convert_videoprism_weights_to_hf.py) and for which the text tower has no vectors. Canonical
+texts have no such characters."""
+
 _NO_PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
@@ -84,13 +88,20 @@ class VideoPrismEmbedder:
         check_size(
             SPEC.name,
             folder,
-            dim=(config.vision_config.hidden_size, SPEC.dim),
+            **{"dim of clips": (config.vision_config.hidden_size, SPEC.dim), "dim of texts": (config.text_config.hidden_size, SPEC.dim)},
             image_size=(config.vision_config.image_size, SPEC.height_px),
             num_frames=(config.vision_config.num_frames, SPEC.frames),
         )
         self.clips = ClipRunner(self._clips, device=self._device, dim=SPEC.dim, at_once_on_gpu=_CLIPS_AT_ONCE_ON_GPU)
-        num_tokens = config.text_config.max_position_embeddings
-        self._tokenizer = load_tokenizer(folder, name=SPEC.name, num_tokens=num_tokens, template="$A", pad_token="<pad>")
+        self._tokenizer = load_tokenizer(
+            folder,
+            name=SPEC.name,
+            num_rows=config.text_config.vocab_size,
+            num_tokens=config.text_config.max_position_embeddings,
+            template="$A",
+            pad_token="<pad>",
+            impossible=_SENTINELS,
+        )
 
     def embed_frames(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed clips; see `Embedder.embed_frames`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 WIDTH, PATCH, NUM_SHARDS, STORED_GRID = 12, 14, 5, 4
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "car", "drives", "on", "street", "the", "##s"]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "car", "drives", "on", "street", "the", "##s", *"bdefgh"]
 
 CONFIGURATION = """
 from transformers.configuration_utils import PretrainedConfig
@@ -104,7 +104,7 @@ logger = logging.get_logger(__name__)
 def build_config(width):
     config = BertConfig.from_pretrained("bert-base-uncased")
     assert (config.vocab_size, config.num_hidden_layers, config.layer_norm_eps) == (30522, 12, 1e-12)
-    config.hidden_size, config.vocab_size, config.max_position_embeddings, config.encoder_width = width, 12, 16, width
+    config.hidden_size, config.vocab_size, config.max_position_embeddings, config.encoder_width = width, 19, 16, width
     return config
 
 
@@ -218,7 +218,7 @@ def random_state(dim: int) -> State:
     shapes = {
         "visual_encoder.patch_embed.weight": (WIDTH, 3, PATCH, PATCH), "visual_encoder.patch_embed.bias": (WIDTH,),
         "visual_encoder.cls_token": (1, 1, WIDTH), "visual_encoder.pos_embed": (1, STORED_GRID**2 + 1, WIDTH),
-        "qformer.word_embeddings.weight": (len(VOCABULARY), WIDTH), "qformer.position_embeddings.weight": (16, WIDTH),
+        "qformer.word_embeddings.weight": (len(VOCABULARY) + 1, WIDTH), "qformer.position_embeddings.weight": (16, WIDTH),
         "qformer.dense.weight": (WIDTH, WIDTH), "qformer.dense.bias": (WIDTH,),
         "vision_proj.weight": (dim, WIDTH), "vision_proj.bias": (dim,), "text_proj.weight": (dim, WIDTH), "text_proj.bias": (dim,),
         "logit_scale": (), "qformer.pooler.weight": (2, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -279,6 +280,85 @@ def test_normalisation_is_read_off_the_processor(own: Path, embedder: CosmosEmbe
     state["visual_encoder.patch_embed.bias"] += (kernel.sum((2, 3)) * (mean * 2 * gain - gain - mean)).sum(1)
     state["visual_encoder.patch_embed.weight"] = kernel * (2 * gain).view(1, 3, 1, 1)
     assert loaded.embed_frames(frames)[0] @ plain_video_vectors(state, frames)[0] >= 1 - 1e-6
+
+
+def test_values_that_are_no_weights_are_refused(own: Path) -> None:
+    def change(state: cosmos_snapshot.State) -> None:
+        state["vision_proj.weight"][3, 3] = torch.nan
+        state["visual_encoder.pos_embed"] = torch.full_like(state["visual_encoder.pos_embed"], torch.inf, dtype=torch.bfloat16)
+        state["text_proj.bias"] = state["text_proj.bias"].int()
+        state["qformer.pooler.weight"][:] = torch.nan  # declared as of no use
+        state["qformer.position_ids"] = torch.arange(16)  # counters, which are no floats in the network either
+
+    change_state(own, change)
+    with pytest.raises(WeightsError) as caught:
+        load(own)
+    said = "1 of no floating-point format: text_proj.bias; 2 with NaN or infinity: vision_proj.weight, visual_encoder.pos_embed"
+    assert str(caught.value).endswith(said)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_text_tower_knows_is_refused(own: Path) -> None:
+    rows = len(cosmos_snapshot.VOCABULARY) + 1
+    (own / "vocab.txt").write_text("\n".join([*cosmos_snapshot.VOCABULARY, "one", "two"]) + "\n")
+    with pytest.raises(WeightsError, match=rf"vocab\.txt has tokens up to number {rows + 1} \(\[DEC\]\), the text model knows {rows},"):
+        load(own)
+
+
+opened: list[str] | None = None
+
+
+@pytest.fixture(scope="module")
+def audit() -> None:
+    """Note every file that Python opens while a test asks for it; such a hook cannot be taken away again."""
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if opened is not None and event == "open":
+            opened.append(str(args[0]))
+
+    sys.addaudithook(hook)
+
+
+@pytest.mark.usefixtures("audit")
+def test_only_the_model_s_own_files_are_read(own: Path, embedder: CosmosEmbed1, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library takes a tokenizer.json before vocab.txt, and more that no spec names."""
+    from transformers import BertTokenizer
+
+    texts = ["A car drives on the street", "cars", "spaceship"]
+    expected = embedder.embed_texts(texts)
+    assert isinstance(SPEC.weights, WeightsSpec)
+    names = {file.name for file in SPEC.weights.files}
+    # the same tokens under other numbers
+    words, others = cosmos_snapshot.VOCABULARY[:5], cosmos_snapshot.VOCABULARY[:4:-1]
+    BertTokenizer(vocab={word: place for place, word in enumerate([*words, *others])}).save_pretrained(own / "other")
+    (own / "other" / "tokenizer.json").rename(own / "tokenizer.json")
+    (own / "additional_chat_templates").mkdir()
+    for name in (
+        "chat_template.jinja",
+        "additional_chat_templates/more.jinja",
+        "tokenizer.model",
+        "generation_config.json",
+        "adapter_config.json",
+    ):
+        (own / name).write_text("{}")
+    assert BertTokenizer.from_pretrained(own).convert_tokens_to_ids("car") != embedder._processor.tokenizer.convert_tokens_to_ids("car")
+    noted: list[str] = []
+    monkeypatch.setattr(sys.modules[__name__], "opened", noted)
+    loaded = load(own)
+    monkeypatch.setattr(sys.modules[__name__], "opened", None)
+    read = {str(Path(path).relative_to(own)) for path in noted if Path(path).is_relative_to(own)}
+    assert {"vocab.txt", "config.json", "modeling_vit.py"} <= read <= names
+    np.testing.assert_array_equal(loaded.embed_texts(texts), expected)
+
+
+def test_a_shard_that_is_none_of_the_model_s_files_is_not_read(own: Path) -> None:
+    index = json.loads((own / "model.safetensors.index.json").read_text())
+    (own / "model-00001-of-00005.safetensors").rename(own / "more.safetensors")
+    (own / "model-00001-of-00005.safetensors").write_bytes((own / "model-00002-of-00005.safetensors").read_bytes())
+    for name, shard in index["weight_map"].items():
+        index["weight_map"][name] = shard.replace("model-00001-of-00005", "more")
+    write_json(own / "model.safetensors.index.json", index)
+    with pytest.raises(WeightsError, match=r"names 'more\.safetensors', which is none of the model's files"):
+        load(own)
 
 
 def test_a_missing_symbol_of_transformers_is_named(own: Path) -> None:

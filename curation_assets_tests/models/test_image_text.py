@@ -14,7 +14,7 @@ import torch  # noqa: E402
 
 from curation_assets import models  # noqa: E402
 from curation_assets.models.weights import WeightsError  # noqa: E402
-from curation_assets_tests.checkpoints import WRITERS  # noqa: E402
+from curation_assets_tests.checkpoints import WRITERS, add_tokens  # noqa: E402
 from curation_assets_tests.contracts.test_embedders import random_clips  # noqa: E402
 
 TEXTS = ["a photo of the red dog", "The CAT sleeps", "", "video of the grass " * 30]
@@ -170,8 +170,26 @@ def test_another_size_of_the_family_is_refused(folders: dict[str, Path], tmp_pat
     config["projection_dim"] = 256
     transformers.CLIPModel(transformers.CLIPConfig(**config)).save_pretrained(folder)
     (folder / "pytorch_model.bin").unlink()  # a folder of the user's may have safetensors instead
-    with pytest.raises(WeightsError, match="dim 256, not 512"):
+    with pytest.raises(WeightsError, match="dim of pictures 256, not 512, dim of texts 256, not 512"):
         models.load("clip-vit-b32", weights=folder, device="cpu")
+
+
+def test_a_text_tower_of_another_size_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = damaged(folders["siglip2"], tmp_path / "siglip2")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["projection_size"] = 512
+    transformers.SiglipModel(transformers.SiglipConfig(**config)).save_pretrained(folder)
+    with pytest.raises(WeightsError, match=r"dim of texts 512, not 768$"):
+        models.load("siglip2", weights=folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b32", "siglip2"])
+def test_a_tokenizer_with_more_tokens_than_the_text_tower_knows_is_refused(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = damaged(folders[name], tmp_path / name)
+    rows = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
+    add_tokens(folder, 2)
+    with pytest.raises(WeightsError, match=rf"tokenizer\.json has tokens up to number {rows + 1} \(more1\), the text model knows {rows},"):
+        models.load(name, weights=folder, device="cpu")
 
 
 def test_arguments_are_checked(folders: dict[str, Path]) -> None:

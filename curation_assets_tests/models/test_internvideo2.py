@@ -370,7 +370,9 @@ def having(name: str, value: object) -> Callable[[dict[str, torch.Tensor]], None
         (having("temperature", torch.zeros(3)), "1 unexpected: temperature$"),
         (having("vision_encoder.cls_token", torch.zeros(1, 48)), r"vision_encoder.cls_token \(1, 48\), expected \(1, 1, 48\)$"),
         (having("vision_encoder.cls_token", "text"), r"vision_encoder.cls_token \('no tensor',\), expected"),
-        (having("text_proj.bias", torch.zeros(28, dtype=torch.int64)), "text_proj.bias of torch.int64, expected floats$"),
+        (having("text_proj.bias", torch.zeros(28, dtype=torch.int64)), "1 of no floating-point format: text_proj.bias$"),
+        (having("text_proj.bias", torch.full((28,), torch.nan)), "1 with NaN or infinity: text_proj.bias$"),
+        (having("vision_encoder.cls_token", torch.full((1, 1, 48), torch.inf).half()), "1 with NaN or infinity: vision_encoder.cls_token$"),
     ],
 )
 def test_checkpoint_that_does_not_fit_is_refused(
@@ -440,6 +442,7 @@ def test_set_is_allowed_for_this_file_only(folder: Path) -> None:
     [
         ("\n".join(VOCABULARY[:-1]).encode(), "holds 15 different tokens; expected 16"),
         ("\n".join(["b", *VOCABULARY[1:]]).encode(), r"lacks \[PAD\]"),
+        ("\n".join([*VOCABULARY, VOCABULARY[-1]]).encode(), r"tokens up to number 16 \(the\), the text model knows 16,"),
         (b"\xff\xfe\x00", "no list of tokens"),
     ],
 )

@@ -19,7 +19,7 @@ from curation_assets import models  # noqa: E402
 from curation_assets.models.pe_core import PeCoreConfig, PeCoreForPictures  # noqa: E402
 from curation_assets.models.pe_video import SPEC  # noqa: E402
 from curation_assets.models.weights import WeightsError  # noqa: E402
-from curation_assets_tests.checkpoints import write_pe_video  # noqa: E402
+from curation_assets_tests.checkpoints import add_tokens, write_pe_video  # noqa: E402
 from curation_assets_tests.contracts.test_embedders import random_clips  # noqa: E402
 
 TOLERANCE = 1e-5  # the same float32 sums in another order
@@ -163,14 +163,85 @@ def test_everything_that_does_not_fit_is_named_at_once(folder: Path, tmp_path: P
 )
 def test_a_config_of_another_model_is_refused(folder: Path, tmp_path: Path, where: list[str], value: object, said: str) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path, where, value)
+    with pytest.raises(WeightsError, match=said):
+        models.load("pe-video", weights=tmp_path, device="cpu")
+
+
+def change_config(folder: Path, where: list[str], value: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     place = config
     for name in where[:-1]:
         place = place[name]
     place[where[-1]] = value
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match=said):
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+VIDEO = ["audio_video_config", "video_config"]
+PICTURES = [*VIDEO, "vision_config", "model_args"]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ([*PICTURES, "num_heads"], 3, "{} 3"),  # embed_dim is 32
+        ([*PICTURES, "num_heads"], 16, "{} 16"),  # two numbers a head, four turn together
+        ([*PICTURES, "num_heads"], 0, "{} is 0, no whole number from 1 on"),
+        ([*PICTURES, "attn_pool_num_heads"], 5, "{} 5"),
+        ([*PICTURES, "depth"], -1, "{} is -1, no whole number from 1 on"),
+        ([*PICTURES, "embed_dim"], "wide", "{} is 'wide', no whole number from 1 on"),
+        ([*VIDEO, "num_key_value_heads"], 3, "{} 3"),
+        ([*VIDEO, "head_dim"], 15, "even rotary dimension, but got `head_dim`=15"),
+        ([*VIDEO, "hidden_act"], "none_such", "none_such"),
+        (["text_config", "num_attention_heads"], 7, "num_attention_heads"),
+        (["text_config", "num_attention_heads"], 1024, "hidden_size 1024 is no multiple of 2 x {} 1024"),
+        (["text_config", "pad_token_id"], 10_000, "[Pp]ad"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_a_config_of_which_no_network_can_be_built_is_one_error(
+    folder: Path, tmp_path: Path, where: list[str], value: object, said: str
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path, where, value)
+    with pytest.raises(WeightsError, match=said.format(".".join(where))) as caught:
         models.load("pe-video", weights=tmp_path, device="cpu")
+    assert str(caught.value).startswith(f"weights of pe-video: {tmp_path / 'config.json'} ")
+
+
+def test_all_sizes_that_are_impossible_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path, [*PICTURES, "num_heads"], 3)
+    change_config(tmp_path, [*PICTURES, "attn_pool_num_heads"], 5)
+    place = ".".join(PICTURES)
+    with pytest.raises(WeightsError) as caught:
+        models.load("pe-video", weights=tmp_path, device="cpu")
+    for said in (f"{place}.embed_dim 32 is no multiple of 4 x {place}.num_heads 3", f"multiple of {place}.attn_pool_num_heads 5"):
+        assert said in str(caught.value)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_text_tower_knows_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    rows = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
+    add_tokens(tmp_path, 1)
+    with pytest.raises(WeightsError, match=rf"tokens up to number {rows} \(more0\), the text model knows {rows},"):
+        models.load("pe-video", weights=tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+def test_values_that_are_no_weights_are_refused(folder: Path, tmp_path: Path, dtype: str) -> None:
+    def change(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state["video_model.video_head.proj.weight"][5, 7] = torch.nan
+        state["text_model.final_norm.weight"] = state["text_model.final_norm.weight"].bfloat16()
+        state["text_model.final_norm.weight"][0] = -torch.inf
+        state["video_model.video_head.layer_norm.bias"] = state["video_model.video_head.layer_norm.bias"].int()
+        state["audio_model.audio_head.proj.weight"][:] = torch.nan  # of no use here
+        return state
+
+    with pytest.raises(WeightsError) as caught:
+        models.load("pe-video", weights=copy_with(folder, tmp_path, change), device="cpu", dtype=dtype)
+    assert "1 of no floating-point format: video_model.video_head.layer_norm.bias; " in str(caught.value)
+    assert str(caught.value).endswith("2 with NaN or infinity: text_model.final_norm.weight, video_model.video_head.proj.weight")
 
 
 def test_a_file_that_was_cut_short_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch  # noqa: E402
 from curation_assets import models  # noqa: E402
 from curation_assets.models.videoprism import SPEC, canonical  # noqa: E402
 from curation_assets.models.weights import WeightsError  # noqa: E402
-from curation_assets_tests.checkpoints import write_videoprism  # noqa: E402
+from curation_assets_tests.checkpoints import add_tokens, write_videoprism  # noqa: E402
 from curation_assets_tests.contracts.test_embedders import random_clips  # noqa: E402
 
 TOLERANCE = 1e-5  # the same float32 sums in another order
@@ -70,3 +72,39 @@ def test_a_checkpoint_without_a_part_is_refused(folder: Path, theirs, tmp_path: 
     save_file({key: value for key, value in state.items() if key not in removed}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=rf"{len(removed)} missing: .* and {len(removed) - 5} more"):
         models.load("videoprism", weights=tmp_path, device="cpu")
+
+
+def test_sentinels_are_no_tokens_of_texts_and_others_beyond_the_text_tower_are_refused(folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    rows = json.loads((own / "config.json").read_text())["text_config"]["vocab_size"]
+    tokens = transformers.AutoTokenizer.from_pretrained(own)
+    assert max(tokens.get_vocab().values()) > rows, "the published tokenizer is so"
+    assert max(tokens(canonical("<extra_id_0> <extra_id_2>")).input_ids) < rows
+    add_tokens(own, 1)
+    with pytest.raises(WeightsError, match=rf"\(more0\), the text model knows {rows},"):
+        models.load("videoprism", weights=own, device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1])
+def test_values_that_are_no_weights_are_refused(folder: Path, tmp_path: Path, value: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    state = load_file(own / "model.safetensors")
+    name = next(name for name in state if name.endswith("token_embedding.weight"))
+    if isinstance(value, int):
+        state[name] = state[name].long()
+    else:
+        state[name][-1, -1] = value
+    save_file(state, own / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"1 (with NaN or infinity|of no floating-point format): {name}$"):
+        models.load("videoprism", weights=own, device="cpu")
+
+
+def test_a_text_tower_of_another_size_is_refused(folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    config = json.loads((own / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 512
+    transformers.VideoPrismClipModel(transformers.VideoPrismConfig(**config)).save_pretrained(own)
+    with pytest.raises(WeightsError, match=r"dim of texts 512, not 768$"):
+        models.load("videoprism", weights=own, device="cpu")
