@@ -233,4 +233,4 @@ class LocalStore(ObjectStore):
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
     modified = datetime.fromtimestamp(status.st_mtime_ns // 1_000_000_000, UTC).replace(microsecond=status.st_mtime_ns // 1000 % 1_000_000)
-    return ObjectInfo(key=key, size_bytes=status.st_size, etag=local_etag(status), last_modified=modified)
+    return ObjectInfo(key=key, size_bytes=status.st_size, etag=local_etag(status), last_modified=modified, changed_s=status.st_ctime)
