@@ -106,6 +106,10 @@ def sources_remove(context: click.Context, name: str, delete_tables: bool) -> No
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
         out.print(f"{path} still lists it: the next run adds it again")
+    elif record is not None and record.watch in config.watch:
+        out.print(
+            f"it lies in the watched root {record.watched_root}: when something in it changes, the sensor adds it again", soft_wrap=True
+        )
 
 
 def _forget_clips(config: Config, path: Path | None) -> None:

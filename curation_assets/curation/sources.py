@@ -122,11 +122,22 @@ class SourceRegistry:
         Raises:
             SettingsError: there is none of that name, or its entry is damaged.
         """
+        record = self.find(name)
+        if record is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI")
+        return record
+
+    def find(self, name: str) -> SourceRecord | None:
+        """Read one source, None when there is none of that name.
+
+        Raises:
+            SettingsError: its entry is damaged.
+        """
         try:
             data = self._store.get(self._layout.source_key(checked_name(name)))
         except NotFound:
-            known = ", ".join(self.names()) or "none yet"
-            raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI") from None
+            return None
         try:
             return SourceRecord(**json.loads(data))
         except (ValueError, TypeError) as error:

@@ -93,11 +93,16 @@ class LocalStore(ObjectStore):
         page: list[ObjectInfo] = []
         if self._is_folder(folder):
             base = prefix.strip("/") + "/" if prefix.strip("/") else ""
-            for info in self._walk(str(folder), base, (), None if start_after is None else start_after.encode()):
-                page.append(info)
-                if len(page) >= page_size:
-                    yield page
-                    page = []
+            try:
+                for info in self._walk(str(folder), base, (), None if start_after is None else start_after.encode()):
+                    page.append(info)
+                    if len(page) >= page_size:
+                        yield page
+                        page = []
+            except StoreError:
+                if page:
+                    yield page  # what lies before the folder that cannot be read
+                raise
         if page:
             yield page
 
@@ -119,7 +124,9 @@ class LocalStore(ObjectStore):
                 # "/" after a folder's name puts its files where an object store has them
                 entries = sorted((os.fsencode(entry.name) + (b"/" if entry.is_dir() else b""), entry) for entry in scan)
         except OSError as error:
-            raise store_error(error, folder) from error
+            failure = store_error(error, folder)
+            failure.folder = base.rstrip("/")
+            raise failure from error
         for name, entry in entries:
             key = base + entry.name.translate(_TO_SHOWN)
             if name.endswith(b"/"):
