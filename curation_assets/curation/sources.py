@@ -19,7 +19,7 @@ from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import Config, SettingsError, SourceSettings, WatchSettings
 from curation_assets.storage.errors import Forbidden, NotFound, SourceNotFound, StoreError, Unavailable
 from curation_assets.storage.layout import Layout, check_source_name
-from curation_assets.storage.objects import ObjectInfo, ObjectStore, child_uri, open_store
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, behind_folder, child_uri, open_store
 
 MANIFEST_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 _KEY_COLUMNS = ("key", "uri", "url", "path")
@@ -207,11 +207,6 @@ def pages_above(store: ObjectStore, depth: int) -> Iterator[list[ObjectInfo]]:
                 break
         else:
             return
-
-
-def behind_folder(folder: str) -> str:
-    """Return a key to list on from, behind all that lies in a folder."""
-    return f"{folder}/\U0010ffff"
 
 
 def check_root_is_there(store: ObjectStore) -> None:

@@ -17,13 +17,13 @@ from operator import attrgetter
 
 from curation_assets.configuration import resolve_settings
 from curation_assets.curation.fingerprints import fingerprint
-from curation_assets.curation.sources import SourceRecord, SourceRegistry, behind_folder, check_root_is_there
+from curation_assets.curation.sources import SourceRecord, SourceRegistry, check_root_is_there
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.curation.watch_state import ABOVE, Cursor, Digest, Position, Requested, RootCursor, StateStore, WatchState
 from curation_assets.curation.watched_names import source_folder
 from curation_assets.settings import Config, SettingsError
 from curation_assets.storage.errors import StoreError
-from curation_assets.storage.objects import ObjectInfo, ObjectStore, open_store
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, behind_folder, open_store
 
 _PAGE = 1000
 _MOST_PROBLEMS = 5
@@ -92,9 +92,9 @@ def look(config: Config, warehouse: Warehouse, cursor: str | None, *, now: Calla
     roots = {name: known.roots.get(name) or RootCursor(number=int(now())) for name in names}
     start = bisect_left(names, known.first or "")
     first = None
-    for name in [*names[start:], *names[:start]]:
+    for index, name in enumerate([*names[start:], *names[:start]]):
         root = _RootTick(name, config, warehouse, tick, now_s=now(), deadline_s=deadline_s)
-        if root.is_late():
+        if index and root.is_late():
             first, tick.is_done = name, False
             break
         is_done = root.run(roots[name])
@@ -248,7 +248,7 @@ class _RootTick:
                     self.tick.num_objects += len(page)
                     yield page
             except _RootError as error:
-                if not error.folder:
+                if not error.folder or f"{error.folder}/" in self._unreadable:
                     raise
                 self._unreadable.append(f"{error.folder}/")
                 self._report(str(error))

@@ -13,7 +13,7 @@ SOURCES_PER_RUN = 32
 backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=SOURCES_PER_RUN)
 
 _TRIES = 5
-KEYS_PER_CALL = 1000  # SQLite allows 32,766 variables in a statement
+_KEYS_PER_CALL = 1000  # SQLite allows 32,766 variables in a statement
 
 
 def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
@@ -37,8 +37,8 @@ def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
 
 
 def _add(instance: dg.DagsterInstance, names: Sequence[str]) -> None:
-    for start in range(0, len(names), KEYS_PER_CALL):
-        instance.add_dynamic_partitions(video_sources.name or "", names[start : start + KEYS_PER_CALL])
+    for start in range(0, len(names), _KEYS_PER_CALL):
+        instance.add_dynamic_partitions(video_sources.name or "", names[start : start + _KEYS_PER_CALL])
 
 
 def remove_partition(instance: dg.DagsterInstance, name: str) -> None:

@@ -202,6 +202,11 @@ def child_uri(root: str, key: str) -> str:
     return f"{root.rstrip('/')}/{key}"
 
 
+def behind_folder(folder: str) -> str:
+    """Return a key to list on from, behind all that lies in a folder."""
+    return f"{folder}/\U0010ffff"
+
+
 def clean_options(uri: str, options: Mapping[str, str]) -> dict[str, str]:
     """Return storage options as both obstore and Lance take them.
 

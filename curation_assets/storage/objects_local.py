@@ -22,7 +22,7 @@ from curation_assets.storage.errors import (
     StoreError,
     Unavailable,
 )
-from curation_assets.storage.objects import ObjectInfo, ObjectStore, Reader
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, Reader, behind_folder
 
 _T = TypeVar("_T")
 TEMP_PREFIX = ".curation-tmp-"
@@ -131,7 +131,7 @@ class LocalStore(ObjectStore):
             key = base + entry.name.translate(_TO_SHOWN)
             if name.endswith(b"/"):
                 prefix = f"{key}/".encode()
-                if after is None or prefix > after or after.startswith(prefix):
+                if after is None or prefix > after or (after.startswith(prefix) and after != behind_folder(key).encode()):
                     yield from self._walk(entry.path, f"{key}/", (*above, identity), after)
             elif (after is None or key.encode() > after) and not entry.name.startswith(TEMP_PREFIX):
                 info = self._entry_info(key, entry)
