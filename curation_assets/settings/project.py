@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
 from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions
+from curation_assets.settings.queue import QueueSettings
 from curation_assets.settings.stages import (
     ClipScoresSettings,
     ClipsSettings,
@@ -146,6 +147,9 @@ class Config(ProcessingSettings):
     watch: dict[str, WatchSettings] = Field(
         default_factory=dict, description="Watched roots by name; the sources that they make are called <name>-<folder>."
     )
+    queues: dict[str, QueueSettings] = Field(
+        default_factory=dict, description="SQS queues by name, which tell of uploads into watched buckets at once; a listing takes longer."
+    )
     sensors: SensorSettings = SensorSettings()
 
     @field_validator("watch")
@@ -156,6 +160,14 @@ class Config(ProcessingSettings):
                 raise ValueError(f"watch name {name!r}: use up to {MAX_WATCH_NAME_LEN} lower-case letters, digits, '_' and '-'")
             if longer := next((other for other in value if other.startswith(f"{name}-")), None):
                 raise ValueError(f"watches {name!r} and {longer!r} could make sources of one name ({longer}-…): rename one")
+        return value
+
+    @field_validator("queues")
+    @classmethod
+    def _names_of_queues(cls, value: dict[str, QueueSettings]) -> dict[str, QueueSettings]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"queue name {name!r}: use lower-case letters, digits, '_' and '-'")
         return value
 
     _base: dict[str, Any] | None = PrivateAttr(default=None)
