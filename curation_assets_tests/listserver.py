@@ -28,7 +28,8 @@ class ListServer:
         self.num_requests = 0
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.options = {"aws_endpoint": f"http://127.0.0.1:{self._server.server_port}", "aws_region": "us-east-1"}
+        self.port = self._server.server_port
+        self.options = {"aws_endpoint": f"http://127.0.0.1:{self.port}", "aws_region": "us-east-1"}
 
     def put(self, key: str, etag: str) -> None:
         """Add or replace one object."""

@@ -34,7 +34,7 @@ class SensorSettings(Model):
     """Bounds of one tick of a sensor; what it does not get to, the next ticks do."""
 
     interval_s: int = Field(30, ge=5, le=86_400, description="Seconds between two ticks, at least.")
-    max_tick_s: Seconds = Field(
+    max_tick_s: float = Field(
         20.0,
         gt=0,
         le=45,
