@@ -88,11 +88,13 @@ class RootCursor:
         number: of the state.
         state: name of the state's object, "" before the first.
         position: within a pass, or None between two.
+        listed_s: when the last pass ended, Unix seconds; 0 before the first.
     """
 
     number: int
     state: str = ""
     position: Position | None = None
+    listed_s: int = 0
 
 
 @dataclass
@@ -113,7 +115,12 @@ class Cursor:
         try:
             tree = json.loads(text or "{}")
             roots = {
-                name: RootCursor(root["number"], root["state"], Position.from_dict(root["position"]) if root["position"] else None)
+                name: RootCursor(
+                    root["number"],
+                    root["state"],
+                    Position.from_dict(root["position"]) if root["position"] else None,
+                    int(root.get("listed_s", 0)),
+                )
                 for name, root in tree.get("roots", {}).items()
             }
             return cls(roots, tree.get("first"))

@@ -167,6 +167,7 @@ class _RootTick:
         self._all_endings = tuple(endings)
         # looking the last part of a name up is several times faster than trying every ending
         self._endings = frozenset(ending[1:] for ending in endings) if all(ending.count(".") == 1 for ending in endings) else None
+        self._now_s = now_s
         quiet = timedelta(seconds=self.watch.quiet_period_s)
         moment = datetime.fromtimestamp(now_s, UTC)
         self._quiet_s = self.watch.quiet_period_s
@@ -188,6 +189,8 @@ class _RootTick:
         is_new = state is None or (state.uri, state.depth) != (self.watch.uri, self.watch.depth)
         if state is None or is_new:
             state = WatchState(self.watch.uri, self.watch.depth, cursor.number)
+        elif cursor.position is None and 0 <= self._now_s - cursor.listed_s < self.watch.poll_interval_s:
+            return True
         self._number = cursor.number + 1
         self._sources = dict(state.sources)
         self._known = sorted(f"{folder}/" for folder in state.sources if folder != ABOVE)
@@ -208,7 +211,8 @@ class _RootTick:
             name = self._states.write(WatchState(self.watch.uri, self.watch.depth, self._number, self._sources))
         else:
             self._number = cursor.number
-        self.cursor = RootCursor(self._number, name, position)
+        listed_s = int(self._now_s) if position is None and self.watch.poll_interval_s else 0
+        self.cursor = RootCursor(self._number, name, position, listed_s)
         return is_done
 
     def _pass(self, store: ObjectStore, position: Position) -> tuple[Position | None, bool]:

@@ -9,7 +9,7 @@ from curation_assets.configuration import find_config, load_config
 from curation_assets.curation.queue_watching import look_at_queues
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.curation.watching import Tick, look
-from curation_assets.defs.partitions import KEYS_PER_CALL, video_sources
+from curation_assets.defs.partitions import video_sources
 from curation_assets.settings import Config
 from curation_assets.storage.errors import StoreError
 
@@ -82,11 +82,9 @@ def _build_sensor(
             context.log.warning(problem)
         if not tick.requests:
             return dg.SensorResult(skip_reason=tick.summary(), cursor=tick.cursor)
-        names = [request.source for request in tick.requests]
         return dg.SensorResult(
-            dynamic_partitions_requests=[
-                video_sources.build_add_request(names[start : start + KEYS_PER_CALL]) for start in range(0, len(names), KEYS_PER_CALL)
-            ],
+            # the settings allow no more requests in a tick than SQLite takes keys in a statement
+            dynamic_partitions_requests=[video_sources.build_add_request([request.source for request in tick.requests])],
             run_requests=[
                 dg.RunRequest(run_key=request.run_key, partition_key=request.source, tags={REASON_TAG: request.reason})
                 for request in tick.requests

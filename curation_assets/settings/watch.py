@@ -23,6 +23,12 @@ class WatchSettings(Model):
         description="How many folders below the root a source is: 1 makes each sub-folder one, 0 the root itself. "
         "Files that lie above it are in a source that has the watch's own name.",
     )
+    poll_interval_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="Seconds between the ends of two listings, at least; 0 is every tick. A queue tells of uploads at once: then one listing an hour is enough, "
+        "for what the queue has missed.",
+    )
     storage_options: StorageOptions
     settings: dict[str, Any] = Field(default_factory=dict, description="Overrides of the processing settings for the sources made.")
     quiet_period_s: Seconds = Field(

@@ -60,7 +60,7 @@ class Queue:
         config = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})  # type: ignore[no-untyped-call]
         self.url = url
         with self._errors():
-            self._client: Any = boto3.session.Session().client(
+            self._client: Any = boto3.session.Session().client(  # type: ignore[no-untyped-call]
                 "sqs",
                 region_name=region or (found and (found[1] or found[2])) or None,
                 endpoint_url=endpoint_url,

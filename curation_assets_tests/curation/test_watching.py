@@ -553,3 +553,15 @@ def test_the_registry_reads_entries_from_before(on_disk):
     tree = {key: value for key, value in asdict(record).items() if key not in ("watch", "watched_root", "above_depth")}
     on_disk.warehouse.store.put("sources/old.json", json.dumps(tree).encode())
     assert registry.get("old") == record
+
+
+def test_a_root_is_listed_as_often_as_its_settings_say(on_disk, folder):
+    on_disk.roots["up"]["poll_interval_s"] = 600
+    start = time.time() + LATER_S
+    on_disk.tick(now=lambda: start)
+    (folder / "new").mkdir()
+    (folder / "new" / "1.mp4").write_bytes(b"1")
+    assert on_disk.asked(now=lambda: start + 599) == {}
+    assert set(on_disk.asked(now=lambda: start + 600)) == {"up-new"}
+    on_disk.roots["up"]["depth"] = 0
+    assert set(on_disk.asked(now=lambda: start + 601)) == {"up"}
