@@ -25,6 +25,7 @@ from curation_assets.defs.assets.search_index import build_search_index
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
 from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
 from curation_assets.defs.resources import CurationResource
+from curation_assets.defs.sensors import build_bucket_upload_sensor, build_sqs_upload_sensor
 
 
 def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str | os.PathLike[str] | None = None) -> dg.Definitions:
@@ -53,6 +54,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             curation_status,
         ],
         jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus)],
+        sensors=[build_bucket_upload_sensor(config, path), build_sqs_upload_sensor(config, path)],
         resources={
             "curation": CurationResource(
                 config_path=str(path) if path else None,

@@ -6,6 +6,7 @@ Launchpad override parts of the processing settings. Credentials never stand her
 
 from curation_assets.settings.base import Model, SettingsError
 from curation_assets.settings.project import Config, EngineSettings, ProcessingSettings, SourceSettings
+from curation_assets.settings.queue import QueueSettings
 from curation_assets.settings.splitters import SPLITTERS, Content, FixedStride, Splitter, TransNetV2
 from curation_assets.settings.stages import (
     VIDEO_EXTENSIONS,
@@ -23,6 +24,7 @@ from curation_assets.settings.stages import (
     Thresholds,
     TranscodedClipsSettings,
 )
+from curation_assets.settings.watch import SensorSettings, WatchSettings
 
 __all__ = [
     "SPLITTERS",
@@ -42,12 +44,15 @@ __all__ = [
     "ModelsSettings",
     "Preview",
     "ProcessingSettings",
+    "QueueSettings",
     "RawVideosSettings",
     "SearchSettings",
+    "SensorSettings",
     "SettingsError",
     "SourceSettings",
     "Splitter",
     "Thresholds",
     "TransNetV2",
     "TranscodedClipsSettings",
+    "WatchSettings",
 ]
