@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
 from curation_assets.settings.base import NAME, Model, Seconds
+from curation_assets.settings.maintenance import MaintenanceSettings
 from curation_assets.settings.stages import (
     ClipScoresSettings,
     ClipsSettings,
@@ -168,6 +169,7 @@ class Config(ProcessingSettings):
     )
     storage_options: StorageOptions
     sources: dict[str, SourceSettings] = Field(default_factory=dict, description="Sources by name; each is one Dagster partition.")
+    maintenance: MaintenanceSettings = MaintenanceSettings()
 
     @field_validator("storage_options")
     @classmethod
