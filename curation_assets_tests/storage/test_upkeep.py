@@ -112,7 +112,7 @@ def keep_for_ever(root: Root, ready) -> None:
 def test_writers_and_readers_go_on_beside_it(root: Root):
     """The writer takes no lease: the worst case, a run that has lost it and does not know yet."""
     ready, table, num_dropped, reads = spawn.Event(), open_table(root), 0, 0
-    writer = spawn.Process(target=write_for_ever, args=(root, ready))
+    writer = spawn.Process(target=write_for_ever, args=(root, ready), daemon=True)
     writer.start()
     try:
         assert ready.wait(60)
@@ -145,7 +145,7 @@ def test_killed_at_any_moment(tmp_path: Path):
     for attempt in range(4):
         write(table, attempt, "f", blob_bytes=100_000)
         ready = spawn.Event()
-        process = spawn.Process(target=keep_for_ever, args=(root, ready))
+        process = spawn.Process(target=keep_for_ever, args=(root, ready), daemon=True)
         process.start()
         if attempt % 2:
             assert ready.wait(60)
