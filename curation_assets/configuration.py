@@ -323,6 +323,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
             is_nullable = field is not None and type(None) in get_args(field.annotation)
             hint = "" if not is_nullable else "; null means no limit" if path[-1].startswith("max_") else "; or null"
             return f"{key}: expected a finite number{hint} (got {found!r})"
+        case "credential":
+            return f"{key}: {problem['msg']}"
         case "model_type" | "dict_type":
             return f"{key}: expected a mapping of settings (got {found!r})"
     text = problem["msg"].removeprefix("Value error, ")

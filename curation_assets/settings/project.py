@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
-from curation_assets.settings.base import NAME, Model, Seconds
+from curation_assets.settings.base import NAME, Model, Seconds, without_user
 from curation_assets.settings.maintenance import MaintenanceSettings
 from curation_assets.settings.stages import (
     ClipScoresSettings,
@@ -125,7 +125,8 @@ class ProcessingSettings(Model):
 
 
 def _without_secrets(options: dict[str, str]) -> dict[str, str]:
-    for option in options:
+    for option, value in options.items():
+        without_user(value)
         if _SECRET_OPTION.search(option):
             raise ValueError(
                 f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"
@@ -145,7 +146,7 @@ StorageOptions = Annotated[
 class SourceSettings(Model):
     """What a source is."""
 
-    uri: str = Field(
+    uri: Annotated[str, AfterValidator(without_user)] = Field(
         min_length=1,
         description="A folder, an s3:// gs:// az:// prefix, or a manifest (.csv .json .jsonl .parquet) listing keys or URLs.",
     )
@@ -162,7 +163,7 @@ class SourceSettings(Model):
 class Config(ProcessingSettings):
     """A whole `curation.yaml`."""
 
-    warehouse: str = Field(
+    warehouse: Annotated[str, AfterValidator(without_user)] = Field(
         "./warehouse",
         min_length=1,
         description="Where tables and media lie: a folder, or an s3:// gs:// az:// prefix. Relative to the file.",

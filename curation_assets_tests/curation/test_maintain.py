@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -260,3 +264,28 @@ def test_the_job_and_its_schedule(tmp_path, videos, monkeypatch):
     run = CorpusRun(config).source_run("mine")
     assert run.table(CLIPS).num_rows() == 2
     assert run.table(TRANSCODED_CLIPS).snapshot() is None
+
+
+def test_the_command(tmp_path, videos):
+    (tmp_path / "curation.yaml").write_text(
+        f"warehouse: ./warehouse\nsources: {{mine: {{uri: {videos}}}}}\nmaintenance: {{older_than_days: 30}}\n"
+    )
+    curate(config_of(Root(str(tmp_path)), videos), ["raw_videos", "clips"])
+    orphan = tmp_path / "warehouse/media/transcoded_clips/mine/nobody-12345678.mp4"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"x" * 2_000_000)
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from curation_assets.cli import main; main()", "maintain", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    dry = call("--dry-run", "--alone", "--older-than", "0", "--json")
+    document = json.loads(dry.stdout)
+    assert (dry.returncode, document["is_dry_run"], document["files_removed"], document["versions_dropped"]) == (0, True, 1, 2)
+    assert orphan.exists()
+    refused = call("--older-than", "0.1")
+    assert (refused.returncode, "--alone" in refused.stderr) == (2, True)
+    done = call("--alone", "--older-than", "0")
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"freed 2\.\d MB in \d tables: 2 old versions, 1 files that nothing names", done.stdout), done.stdout
+    assert not orphan.exists()

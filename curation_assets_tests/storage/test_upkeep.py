@@ -17,7 +17,7 @@ from curation_assets.storage import vector_index
 from curation_assets.storage.tables import VideoTable
 from curation_assets.storage.upkeep import drop_old_versions
 from curation_assets_tests.storage.conftest import Root
-from curation_assets_tests.storage.rows import SPEC, vid, video
+from curation_assets_tests.storage.rows import vid, video
 from curation_assets_tests.storage.test_tables import frames_of, open_table, visible
 
 spawn = multiprocessing.get_context("spawn")
