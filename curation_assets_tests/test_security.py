@@ -99,6 +99,11 @@ def test_secrets_are_nowhere(place, s3_root, s3_options):  # noqa: F811
         assert not found_in(done.stdout + done.stderr), words
     assert b'"outcomes"' in printed["run --json"].stdout
     assert printed["run --json"].returncode == 3  # the missing bucket
+    assert {words: done.returncode for words, done in printed.items() if words.split()[0] in ("status", "failures", "maintain")} == {
+        "status": 0,
+        "failures --json": 0,
+        "maintain --json": 0,
+    }
     assert b"no-such-bucket" in printed["run --json"].stderr
     files = [path for path in place.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"runs.db", "index.db"}  # the event log and the runs are among them

@@ -134,6 +134,7 @@ def maintain(config: Config, options: MaintainOptions, *, log: Callable[[str], N
 
     store = run.warehouse.store
     found = set(_lance_folders(store, "tables/"))
+    found |= {f"tables/{folder.removeprefix('media/').rstrip('/')}.lance" for folder in _leaf_folders(store, "media/")}
     wanted: set[str] = set()
     for key, keep in _wanted_tables(run, options):
         wanted.add(key)
@@ -141,8 +142,7 @@ def maintain(config: Config, options: MaintainOptions, *, log: Callable[[str], N
             add(_guarded(key, keep))
     if options.sources:
         return report
-    media = {f"tables/{folder.removeprefix('media/').rstrip('/')}.lance" for folder in _leaf_folders(store, "media/")}
-    for key in sorted((found | media) - wanted):
+    for key in sorted(found - wanted):
         add(_guarded(key, lambda key=key: _left_over(run.warehouse, key, options)))  # type: ignore[misc]
     before = datetime.now(UTC) - (timedelta(0) if options.is_alone else max(ORPHAN_AGE, timedelta(days=1)))
     for prefix in ("sources/", "tables/", "media/", "leases/"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from curation_assets.storage.snapshots import Snapshot, lance_errors
 
@@ -33,7 +33,7 @@ def drop_old_versions(snapshot: Snapshot, older_than: timedelta, *, is_dry_run: 
         is_dry_run: say what would go, and remove nothing.
         is_alone: nobody else uses the table, so that all files of no version go, whatever their age.
     """
-    dataset = snapshot.dataset
+    dataset: Any = snapshot.dataset  # its annotations make a union of a version's number and its time
     clean = dataset.explain_cleanup_old_versions if is_dry_run else dataset.cleanup_old_versions
     with lance_errors(dataset.uri):
         versions = sorted(dataset.versions(), key=lambda version: version["version"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ def build_index(snapshot: Snapshot) -> None:
             else 1,
             sample_rate=64,
         )
-    snapshot.dataset.checkout_latest()
+    cast("Any", snapshot.dataset).checkout_latest()
     drop_old_versions(snapshot, _KEEP_OLD)
 
 

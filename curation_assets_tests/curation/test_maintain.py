@@ -69,11 +69,11 @@ def keys(config: Config) -> dict[str, int]:
 
 def contents(config: Config) -> dict[str, list]:
     """Every row that the views show, URIs of media below the warehouse, and the keys of all media."""
-    root = config.warehouse + "/"
+    place = config.warehouse + "/"
     with connect_config(config) as connection:
         found = {
             view: sorted(
-                repr([value.removeprefix(root) if isinstance(value, str) else value for value in row])
+                repr([value.removeprefix(place) if isinstance(value, str) else value for value in row])
                 for row in connection.execute(f"SELECT * FROM {view}").fetchall()
             )
             for view in connection.views
@@ -280,6 +280,7 @@ def test_the_command(tmp_path, videos):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
     dry = call("--dry-run", "--alone", "--older-than", "0", "--json")
+    assert dry.returncode == 0, dry.stderr
     document = json.loads(dry.stdout)
     assert (dry.returncode, document["is_dry_run"], document["files_removed"], document["versions_dropped"]) == (0, True, 1, 2)
     assert orphan.exists()
