@@ -23,6 +23,7 @@ from curation_assets.storage.upkeep import Dropped, drop_old_versions
 LEAST_AGE = timedelta(hours=6)
 LEASE_AGE = timedelta(days=1)
 """A run writes its lease anew every few seconds: one that nobody has written to for a day is nobody's."""
+TEMPORARY_AGE = timedelta(days=1)
 _MOST_DELETED = 0.1
 _RUN_ID = "maintain"
 
@@ -144,7 +145,7 @@ def maintain(config: Config, options: MaintainOptions, *, log: Callable[[str], N
         return report
     for key in sorted(found - wanted):
         add(_guarded(key, lambda key=key: _left_over(run.warehouse, key, options)))  # type: ignore[misc]
-    before = datetime.now(UTC) - (timedelta(0) if options.is_alone else max(ORPHAN_AGE, timedelta(days=1)))
+    before = datetime.now(UTC) - (timedelta(0) if options.is_alone else TEMPORARY_AGE)
     for prefix in ("sources/", "tables/", "media/", "leases/"):
         report.temporary_removed += store.delete_temporary(prefix, before=before, is_dry_run=options.is_dry_run)
     report.leases_removed = _drop_leases(store, datetime.now(UTC) - LEASE_AGE, is_dry_run=options.is_dry_run)
