@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from curation_assets.presets import PRESETS
 from curation_assets.settings import SPLITTERS, Config, ProcessingSettings, SettingsError, Splitter
 
-_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "queues", "sensors")
+_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "queues", "sensors", "maintenance")
 _OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
 _MODELS = "embeddings.models"  # which assets there are; a source may name some of them
 _OF_ALL_SOURCES = (*(key for key in _OF_THE_PROJECT if key != _MODELS), "dedup")
@@ -355,6 +355,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
             is_nullable = field is not None and type(None) in get_args(field.annotation)
             hint = "" if not is_nullable else "; null means no limit" if path[-1].startswith("max_") else "; or null"
             return f"{key}: expected a finite number{hint} (got {found!r})"
+        case "credential":
+            return f"{key}: {problem['msg']}"
         case "model_type" | "dict_type":
             return f"{key}: expected a mapping of settings (got {found!r})"
     text = problem["msg"].removeprefix("Value error, ")

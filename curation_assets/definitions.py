@@ -24,6 +24,7 @@ from curation_assets.defs.assets.raw_videos import raw_videos
 from curation_assets.defs.assets.search_index import build_search_index
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
 from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
+from curation_assets.defs.maintain import maintain_warehouse, weekly_maintenance_schedule
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.sensors import build_bucket_upload_sensor, build_sqs_upload_sensor
 
@@ -53,8 +54,9 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             build_curated_clips(tables, model=deciding_model(config)),
             curation_status,
         ],
-        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus)],
         sensors=[build_bucket_upload_sensor(config, path), build_sqs_upload_sensor(config, path)],
+        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus), maintain_warehouse],
+        schedules=[weekly_maintenance_schedule],
         resources={
             "curation": CurationResource(
                 config_path=str(path) if path else None,

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from curation_assets.cli import cut, models, run, search, setup, show, sources  # noqa: F401 - they register their commands
+from curation_assets.cli import cut, maintain, models, run, search, setup, show, sources  # noqa: F401 - they register their commands
 from curation_assets.cli.base import EXIT_INTERRUPTED, EXIT_RUN_FAILED, EXIT_USAGE, cli, err
 from curation_assets.settings import SettingsError
 from curation_assets.storage.errors import StoreError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from curation_assets.curation.warehouse import SourceRun
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import EngineSettings
 from curation_assets.storage.errors import NotFound
+from curation_assets.storage.objects import ObjectInfo
 
 ORPHAN_AGE = timedelta(hours=1)
 """A younger file may be one that a worker has just put there, and whose row comes with the next commit."""
@@ -48,6 +49,22 @@ def sweep_media(run: SourceRun, spec: TableSpec, *, older_than: timedelta = ORPH
     Returns:
         How many were deleted.
     """
+    store, before = run.warehouse.store, datetime.now(UTC) - older_than
+    num_deleted: int = store.delete_temporary(run.warehouse.layout.media_prefix(spec.asset, run.source), before=before)
+    for info in orphaned_media(run, spec, before=before):
+        store.delete(info.key)
+        num_deleted += 1
+    return num_deleted
+
+
+def orphaned_media(run: SourceRun, spec: TableSpec, *, before: datetime) -> Iterator[ObjectInfo]:
+    """List the media of one asset and source that no row names.
+
+    Args:
+        run: the source.
+        spec: the table whose rows name the files.
+        before: younger ones are left out.
+    """
     snapshot = run.table(spec).snapshot()
     named: list[int] = []
     if snapshot is not None:
@@ -55,20 +72,15 @@ def sweep_media(run: SourceRun, spec: TableSpec, *, older_than: timedelta = ORPH
             named.extend(_short(uri) for uri in batch.column("uri").to_pylist())
     # eight bytes each: a source may have millions. Two keys with one hash would only keep a file too long
     known = np.unique(np.array(named, dtype=np.uint64))
-    before = datetime.now(UTC) - older_than
-    prefix = run.warehouse.layout.media_prefix(spec.asset, run.source)
-    num_deleted: int = run.warehouse.store.delete_temporary(prefix, before=before)
     try:
-        for page in run.warehouse.store.list_pages(prefix):
+        for page in run.warehouse.store.list_pages(run.warehouse.layout.media_prefix(spec.asset, run.source)):
             for info in page:
                 place = int(np.searchsorted(known, np.uint64(_short(info.key))))
                 is_named = place < len(known) and int(known[place]) == _short(info.key)
                 if not is_named and info.last_modified <= before:
-                    run.warehouse.store.delete(info.key)
-                    num_deleted += 1
+                    yield info
     except NotFound:
-        return num_deleted
-    return num_deleted
+        return
 
 
 def work_folder(engine: EngineSettings) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """What a frame set or a preview may be called."""
@@ -19,16 +20,36 @@ class SettingsError(ValueError):
 
 
 class Model(BaseModel):
-    """Base of all settings: unknown keys are errors, numbers are finite, values do not change after reading."""
+    """Base of all settings: unknown keys are errors, numbers are finite, values do not change after reading, and no error of pydantic's repeats one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
+
+_USER_IN_URL = re.compile(r"^[a-z][a-z0-9+.-]*://[^/]*@", re.IGNORECASE)
+
+
+def without_user(uri: str) -> str:
+    """Return a URI that names no user: what stands in the settings is shown in logs, tables and the UI.
+
+    Raises:
+        PydanticCustomError: it names one, with a password or without; the message does not repeat it.
+    """
+    if _USER_IN_URL.match(uri):
+        raise PydanticCustomError(
+            "credential", "a user or password before '@' in a URL would be shown in logs and tables: credentials come from the environment"
+        )
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(without_user), Field(min_length=1)]
+"""A folder or a URL; credentials never stand in it."""
 
 _SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
 
 
 def _without_secrets(options: dict[str, str]) -> dict[str, str]:
-    for option in options:
+    for option, value in options.items():
+        without_user(value)
         if _SECRET_OPTION.search(option):
             raise ValueError(
                 f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"

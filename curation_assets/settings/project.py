@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
-from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions
+from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions, Uri
+from curation_assets.settings.maintenance import MaintenanceSettings
 from curation_assets.settings.queue import QueueSettings
 from curation_assets.settings.stages import (
     ClipScoresSettings,
@@ -125,8 +126,7 @@ class ProcessingSettings(Model):
 class SourceSettings(Model):
     """What a source is."""
 
-    uri: str = Field(
-        min_length=1,
+    uri: Uri = Field(
         description="A folder, an s3:// gs:// az:// prefix, or a manifest (.csv .json .jsonl .parquet) listing keys or URLs.",
     )
     kind: Literal["auto", "prefix", "manifest"] = Field("auto", description="auto: a manifest when the URI ends like one.")
@@ -137,9 +137,8 @@ class SourceSettings(Model):
 class Config(ProcessingSettings):
     """A whole `curation.yaml`."""
 
-    warehouse: str = Field(
+    warehouse: Uri = Field(
         "./warehouse",
-        min_length=1,
         description="Where tables and media lie: a folder, or an s3:// gs:// az:// prefix. Relative to the file.",
     )
     storage_options: StorageOptions
@@ -151,6 +150,7 @@ class Config(ProcessingSettings):
         default_factory=dict, description="SQS queues by name, which tell of uploads into watched buckets at once; a listing takes longer."
     )
     sensors: SensorSettings = SensorSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
 
     @field_validator("watch")
     @classmethod

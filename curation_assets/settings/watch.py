@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from curation_assets.settings.base import Model, Seconds, StorageOptions
+from curation_assets.settings.base import Model, Seconds, StorageOptions, Uri
 
 MAX_WATCH_NAME_LEN = 40
 """Leaves 80 characters of a source's name for the folder."""
@@ -15,7 +15,7 @@ MAX_WATCH_NAME_LEN = 40
 class WatchSettings(Model):
     """One watched root."""
 
-    uri: str = Field(min_length=1, description="A folder, or an s3:// gs:// az:// prefix.")
+    uri: Uri = Field(description="A folder, or an s3:// gs:// az:// prefix.")
     depth: int = Field(
         1,
         ge=0,

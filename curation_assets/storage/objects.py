@@ -87,6 +87,14 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
+    def folders(self, prefix: str) -> list[str]:
+        """List the folders right in a folder: their names, sorted, without what is in them. A folder that does not exist has none.
+
+        Args:
+            prefix: folder below the root; empty for the root itself.
+        """
+
+    @abstractmethod
     def head(self, key: str) -> ObjectInfo:
         """Look one object up."""
 
@@ -140,15 +148,16 @@ class ObjectStore(ABC):
                 num_deleted += 1
         return num_deleted
 
-    def delete_temporary(self, prefix: str, *, before: datetime) -> int:
+    def delete_temporary(self, prefix: str, *, before: datetime, is_dry_run: bool = False) -> int:
         """Delete what killed processes have left of writes in a folder and below, where the store shows it to nobody; returns how many.
 
         Args:
             prefix: folder below the root.
             before: younger ones may still be written to, and stay.
+            is_dry_run: count them only.
         """
-        del prefix, before
-        return 0  # an object store drops a write that does not end
+        del prefix, before, is_dry_run
+        return 0  # parts of an upload that did not end are no objects; a lifecycle rule of the bucket removes them
 
     def exists(self, key: str) -> bool:
         """Say whether an object exists."""

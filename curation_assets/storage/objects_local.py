@@ -26,6 +26,7 @@ from curation_assets.storage.objects import ObjectInfo, ObjectStore, Reader, beh
 
 _T = TypeVar("_T")
 TEMP_PREFIX = ".curation-tmp-"
+_LANCE_TEMP = ".tmp??????"  # how Lance names a file that it has not written to its end (pylance 14.0)
 # A file name that is not UTF-8 reaches Python with lone surrogates, which no table can hold. They are shown as private-use characters and turned back.
 _FIRST_SURROGATE, _FIRST_SHOWN = 0xDC80, 0xEF80
 _TO_SHOWN = {_FIRST_SURROGATE + i: _FIRST_SHOWN + i for i in range(128)}
@@ -105,6 +106,16 @@ class LocalStore(ObjectStore):
                 raise
         if page:
             yield page
+
+    def folders(self, prefix: str) -> list[str]:  # noqa: D102
+        folder = self.local_path(prefix) if prefix.strip("/") else self._root
+        try:
+            with os.scandir(folder) as scan:
+                return sorted((entry.name.translate(_TO_SHOWN) for entry in scan if entry.is_dir()), key=str.encode)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise store_error(error, str(folder)) from error
 
     @staticmethod
     def _is_folder(path: Path) -> bool:
@@ -203,12 +214,14 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise store_error(error, str(path)) from error
 
-    def delete_temporary(self, prefix: str, *, before: datetime) -> int:  # noqa: D102
+    def delete_temporary(self, prefix: str, *, before: datetime, is_dry_run: bool = False) -> int:  # noqa: D102
         num_deleted = 0
-        for path in self.local_path(prefix).rglob(f"{TEMP_PREFIX}*"):
+        folder = self.local_path(prefix)
+        for path in (*folder.rglob(f"{TEMP_PREFIX}*"), *folder.rglob(_LANCE_TEMP)):
             try:
                 if path.stat().st_mtime <= before.timestamp():
-                    path.unlink()
+                    if not is_dry_run:
+                        path.unlink()
                     num_deleted += 1
             except FileNotFoundError:  # its writer was done
                 continue

@@ -53,6 +53,11 @@ class RemoteStore(ObjectStore):
                 return
             yield [_info(dict(meta)) for meta in batch]
 
+    def folders(self, prefix: str) -> list[str]:  # noqa: D102
+        with _errors(self.uri(prefix)):
+            found = obstore.list_with_delimiter(self._store, prefix.strip("/") or None)["common_prefixes"]
+        return sorted((key.rstrip("/").rpartition("/")[2] for key in found), key=str.encode)
+
     def head(self, key: str) -> ObjectInfo:  # noqa: D102
         with _errors(self.uri(key)):
             return _info(dict(obstore.head(self._store, key)))

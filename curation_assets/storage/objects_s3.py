@@ -57,6 +57,13 @@ class S3Objects(RemoteStore):
                 return
             arguments["ContinuationToken"] = answer["NextContinuationToken"]
 
+    def folders(self, prefix: str) -> list[str]:  # noqa: D102
+        folder = self._base + (f"{prefix.strip('/')}/" if prefix.strip("/") else "")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder, Delimiter="/")
+        with _errors(self.uri(prefix)):
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
+        return sorted((key[len(folder) : -1] for key in found), key=str.encode)
+
     def head(self, key: str) -> ObjectInfo:  # noqa: D102
         with _errors(self.uri(key)):
             answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)

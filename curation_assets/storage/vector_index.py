@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from curation_assets.storage.snapshots import Snapshot, in_list, lance_errors
+from curation_assets.storage.upkeep import drop_old_versions
 
 COLUMN = "embedding"
 _NAME = "embedding_ivf"
@@ -25,7 +27,7 @@ _LEAST_ROWS = 256  # of which Lance learns its codes
 
 
 def build_index(snapshot: Snapshot) -> None:
-    """Build the index over all rows of a table, and drop versions of the table that are older than an hour.
+    """Build the index over all rows of a table, and drop versions of the table that were replaced more than an hour ago.
 
     Memory is that of a sample of 64 vectors per partition of 1,000 rows, and of the codes: 0.2 GB and 0.1 GB for a million of 512.
 
@@ -52,7 +54,8 @@ def build_index(snapshot: Snapshot) -> None:
             else 1,
             sample_rate=64,
         )
-        snapshot.dataset.cleanup_old_versions(_KEEP_OLD)
+    cast("Any", snapshot.dataset).checkout_latest()
+    drop_old_versions(snapshot, _KEEP_OLD)
 
 
 def has_index(snapshot: Snapshot) -> bool:
