@@ -26,7 +26,7 @@ from curation_assets.curation.status import num_pending
 from curation_assets.curation.transcoded_clips import check_encoders
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
-from curation_assets.defs.partitions import sync_partitions, video_sources
+from curation_assets.defs.partitions import RANGE_END, RANGE_START, sync_partitions, video_sources
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import SettingsError
@@ -40,7 +40,6 @@ _OWN_ERRORS = {
     *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)),
 }
 _TOLD_ELSEWHERE = ("source_readable", "failure_rate")  # an error; the table of outcomes
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
+from curation_assets.settings.automation import AutomationSettings, KubernetesSettings
 from curation_assets.settings.base import NAME, Model, Seconds
 from curation_assets.settings.stages import (
     ClipScoresSettings,
@@ -168,6 +169,8 @@ class Config(ProcessingSettings):
     )
     storage_options: StorageOptions
     sources: dict[str, SourceSettings] = Field(default_factory=dict, description="Sources by name; each is one Dagster partition.")
+    automation: AutomationSettings = AutomationSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     @field_validator("storage_options")
     @classmethod
