@@ -23,10 +23,12 @@ class Due:
     Attributes:
         num_items: videos in tables where they are missing, stale, gone upstream, or to be tried again; a source that was never listed is one.
         state: hash of which ones, and of the fingerprints that they should have: the same until something changes.
+        has_tables: whether the source was ever listed and had objects; one that is empty looks like one that was never listed.
     """
 
     num_items: int
     state: str
+    has_tables: bool = True
 
 
 def source_due(run: SourceRun) -> Due:
@@ -37,15 +39,14 @@ def source_due(run: SourceRun) -> Due:
     Raises:
         StoreError: a table cannot be read.
     """
+    if run.table(RAW_VIDEOS).snapshot() is None:
+        return Due(1, combine(["never listed"]), has_tables=False)
     items = list(_items(run))
     return Due(len(items), combine(items))
 
 
 def _items(run: SourceRun) -> Iterator[str]:
     """Yield one text per video and table that is due."""
-    if run.table(RAW_VIDEOS).snapshot() is None:
-        yield "never listed"
-        return
     for spec in table_specs(run.settings):
         if spec is RAW_VIDEOS:
             yield from _listed_items(run)

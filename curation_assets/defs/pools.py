@@ -33,7 +33,7 @@ def gpu_tags(kubernetes: KubernetesSettings, *, models: Sequence[str | None]) ->
     return {K8S_CONFIG: config} if config and any(map(needs_gpu, models)) else {}
 
 
-def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[str, int]) -> dict[str, int]:
+def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[Any, int]) -> dict[str, int]:
     """Give pools their limits, where they have others; return what was changed.
 
     Pools that are not named keep what they have: what somebody set in the UI, or the default.
@@ -43,6 +43,16 @@ def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[str, int]) -> 
     for name, limit in changed.items():
         instance.event_log_storage.set_concurrency_slots(name, limit)
     return changed
+
+
+def what_holds(instance: dg.DagsterInstance) -> list[str]:
+    """Say which pools are full, and which runs hold them: a run of ours waits for those."""
+    lines = []
+    for pool in (DECODE, GPU):
+        info = instance.event_log_storage.get_concurrency_info(pool)
+        if info.claimed_slots and info.limit is not None and len(info.claimed_slots) >= info.limit:
+            lines.append(f"pool {pool} is held by run {', '.join(sorted(info.active_run_ids))}; this run waits where it needs it")
+    return lines
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterRun, DagsterRunStatus, RunsFilter
@@ -80,7 +81,8 @@ def sources_of(run: DagsterRun, order: list[str], places: Mapping[str, int]) -> 
     first, last = run.tags.get(RANGE_START), run.tags.get(RANGE_END)
     if first is not None and last is not None:
         return set(order[places[first] : places[last] + 1]) if first in places and last in places else {first, last}
-    ops = run.run_config.get("ops", {}) if isinstance(run.run_config, Mapping) else {}
+    config: Any = run.run_config
+    ops = config.get("ops", {})
     return set(ops.get("curate_sources_op", {}).get("config", {}).get("partition_names", ()))
 
 

@@ -24,6 +24,7 @@ from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.defs.partitions import sync_partitions, video_sources
 from curation_assets.defs.run_history import IN_FLIGHT, STATES_TAG, RunHistory, read_history, sources_of
 from curation_assets.engine.local import LocalEngine
+from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.settings import Config, SettingsError
 from curation_assets.storage.errors import StoreError
 
@@ -141,7 +142,7 @@ class NightlyTick:
         """Yield what is due, in the order of the names, until the time is up; None for a source that cannot be read."""
         with LocalEngine(workers=0) as engine, ThreadPoolExecutor(_THREADS) as threads:
             for first in range(0, len(names), _THREADS):
-                if time.monotonic() > deadline:
+                if first and time.monotonic() > deadline:
                     return
                 group = names[first : first + _THREADS]
                 yield from zip(group, threads.map(lambda name: self._look(name, engine), group), strict=True)
@@ -160,14 +161,24 @@ class NightlyTick:
         if due is None:
             self._num_unread += 1
             return None
-        if not due.num_items and name not in history.failed:
+        is_due = due.num_items > 0 and (due.has_tables or not self._was_found_empty(name))
+        if not is_due and name not in history.failed:
             return None
-        reason = f"{due.num_items} items due" if due.num_items else "its latest run failed"
+        reason = f"{due.num_items} items due" if is_due else "its latest run failed"
         state = due.state[:12]
         if history.attempts[name, state] >= self._settings.max_attempts:
             self._num_given_up += 1
             return None
         return _Found(name, reason, state)
+
+    def _was_found_empty(self, name: str) -> bool:
+        """Say whether a source without tables was listed, and had no objects: only Dagster's record of that run tells."""
+        asset = dg.AssetRecordsFilter(asset_key=dg.AssetKey(RAW_VIDEOS.asset_key), asset_partitions=[name])
+        last = self._instance.fetch_materializations(asset, limit=1).records
+        if not last or last[0].asset_materialization is None:
+            return False
+        num_rows = last[0].asset_materialization.metadata.get("dagster/row_count")
+        return num_rows is not None and num_rows.value == 0
 
     def _request(self, group: Sequence[_Found]) -> dg.RunRequest:
         names = [source.name for source in group]
