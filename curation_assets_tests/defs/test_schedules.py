@@ -177,7 +177,7 @@ def test_what_is_stale_and_what_is_to_be_tried_again(place, history):
     do(history, stale)
     assert not tick(history, NIGHT + 3 * DAY).run_requests
     # limits, which only the listing's rows know
-    limits = {"raw_videos": {"limits": {"min_width_px": 10_000}}}
+    limits = {"raw_videos": {"limits": {"min_side_px": 10_000}}}
     write(place, sources={"a": own["a"], "b": limits})
     assert asked(tick(history, NIGHT + 4 * DAY)) == [["b"]]
     # failed items, where the settings ask for it
