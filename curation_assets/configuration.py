@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from curation_assets.presets import PRESETS
 from curation_assets.settings import SPLITTERS, Config, ProcessingSettings, SettingsError, Splitter
 
-_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "queues", "sensors", "maintenance")
+_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "queues", "sensors", "automation", "maintenance", "kubernetes")
 _OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
 _MODELS = "embeddings.models"  # which assets there are; a source may name some of them
 _OF_ALL_SOURCES = (*(key for key in _OF_THE_PROJECT if key != _MODELS), "dedup")

@@ -23,9 +23,12 @@ from curation_assets.defs.assets.previews import build_previews
 from curation_assets.defs.assets.raw_videos import raw_videos
 from curation_assets.defs.assets.search_index import build_search_index
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
-from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
+from curation_assets.defs.jobs import build_jobs
 from curation_assets.defs.maintain import maintain_warehouse, weekly_maintenance_schedule
+from curation_assets.defs.notify import build_failed_run_sensor
+from curation_assets.defs.partitions import with_sources_per_run
 from curation_assets.defs.resources import CurationResource
+from curation_assets.defs.schedules import build_schedules
 from curation_assets.defs.sensors import build_bucket_upload_sensor, build_sqs_upload_sensor
 
 
@@ -40,13 +43,13 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
     config = load_config(path, overrides)
     tables, corpus = table_specs(config), corpus_specs(config)
     check_all_packages(config, overrides)
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=[
             raw_videos,
             clips,
             build_frame_sets(list(config.clip_scores.scorers)),
-            *([build_aesthetic()] if "aesthetic" in config.clip_scores.scorers else []),
-            *(build_embeddings(model) for model in config.embeddings.models),
+            *([build_aesthetic(config)] if "aesthetic" in config.clip_scores.scorers else []),
+            *(build_embeddings(model, config) for model in config.embeddings.models),
             *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
             *(build_previews(name, config) for name in config.previews),
             *(build_duplicates(model, config) for model in config.embeddings.models),
@@ -54,9 +57,13 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
             build_curated_clips(tables, model=deciding_model(config)),
             curation_status,
         ],
-        sensors=[build_bucket_upload_sensor(config, path), build_sqs_upload_sensor(config, path)],
-        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus), maintain_warehouse],
-        schedules=[weekly_maintenance_schedule],
+        jobs=[*build_jobs(config, tables=tables, corpus=corpus), maintain_warehouse],
+        schedules=[*build_schedules(config, path=path, overrides=overrides), weekly_maintenance_schedule],
+        sensors=[
+            build_bucket_upload_sensor(config, path),
+            build_sqs_upload_sensor(config, path),
+            build_failed_run_sensor(config.automation.notify),
+        ],
         resources={
             "curation": CurationResource(
                 config_path=str(path) if path else None,
@@ -66,6 +73,7 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
         },
         executor=dg.in_process_executor,
     )
+    return with_sources_per_run(definitions, config.automation.sources_per_run)
 
 
 @dg.definitions

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
+from curation_assets.settings.automation import AutomationSettings, KubernetesSettings
 from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions, Uri
 from curation_assets.settings.maintenance import MaintenanceSettings
 from curation_assets.settings.queue import QueueSettings
@@ -151,6 +152,8 @@ class Config(ProcessingSettings):
     )
     sensors: SensorSettings = SensorSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    automation: AutomationSettings = AutomationSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     @field_validator("watch")
     @classmethod
