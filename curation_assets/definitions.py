@@ -23,36 +23,50 @@ from curation_assets.defs.assets.previews import build_previews
 from curation_assets.defs.assets.raw_videos import raw_videos
 from curation_assets.defs.assets.search_index import build_search_index
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
+from curation_assets.defs.frames_sensor import build_frames_sensor
 from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
+from curation_assets.defs.parts import Part, part_of_environment
 from curation_assets.defs.resources import CurationResource
 
 
-def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str | os.PathLike[str] | None = None) -> dg.Definitions:
+def build_defs(
+    *, overrides: Mapping[str, Any] | None = None, config_path: str | os.PathLike[str] | None = None, part: Part = Part.ALL
+) -> dg.Definitions:
     """Build the definitions from the settings.
 
     Args:
         overrides: a settings tree that wins over the file, also in the runs.
         config_path: settings file; None looks for it as the command line does.
+        part: what the code location holds.
     """
     path = find_config(str(config_path) if config_path else None)
     config = load_config(path, overrides)
     tables, corpus = table_specs(config), corpus_specs(config)
+    own = part.tables(tables)
     check_all_packages(config, overrides)
+    assets = [
+        raw_videos,
+        clips,
+        build_frame_sets(list(config.clip_scores.scorers)),
+        *([build_aesthetic()] if "aesthetic" in config.clip_scores.scorers else []),
+        *(build_embeddings(model) for model in config.embeddings.models),
+        *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
+        *(build_previews(name, config) for name in config.previews),
+        *(build_duplicates(model, config) for model in config.embeddings.models),
+        *(build_search_index(model) for model in config.embeddings.models),
+        build_curated_clips(tables, model=deciding_model(config)),
+        curation_status,
+    ]
+    if part is Part.GPU:
+        jobs = [build_curate_source(own, "curate_source_gpu")] if own else []
+        sensors = [build_frames_sensor(job.name, own, path=path, overrides=overrides) for job in jobs]
+    else:
+        jobs = [build_curate_source(own), build_curate_sources(part.stages(build_stages(config))), build_curate_corpus(corpus)]
+        sensors = []
     return dg.Definitions(
-        assets=[
-            raw_videos,
-            clips,
-            build_frame_sets(list(config.clip_scores.scorers)),
-            *([build_aesthetic()] if "aesthetic" in config.clip_scores.scorers else []),
-            *(build_embeddings(model) for model in config.embeddings.models),
-            *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
-            *(build_previews(name, config) for name in config.previews),
-            *(build_duplicates(model, config) for model in config.embeddings.models),
-            *(build_search_index(model) for model in config.embeddings.models),
-            build_curated_clips(tables, model=deciding_model(config)),
-            curation_status,
-        ],
-        jobs=[build_curate_source(tables), build_curate_sources(build_stages(config)), build_curate_corpus(corpus)],
+        assets=part.assets(assets, tables),
+        jobs=jobs,
+        sensors=sensors,
         resources={
             "curation": CurationResource(
                 config_path=str(path) if path else None,
@@ -66,5 +80,5 @@ def build_defs(*, overrides: Mapping[str, Any] | None = None, config_path: str |
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What `dagster dev` and `dg` load."""
-    return build_defs()
+    """What `dagster dev`, `dg` and code servers load."""
+    return build_defs(part=part_of_environment())

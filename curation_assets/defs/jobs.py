@@ -31,10 +31,10 @@ def build_stages(config: Config) -> list[CurationStage]:
     ]
 
 
-def build_curate_source(tables: list[TableSpec]) -> UnresolvedAssetJobDefinition:
+def build_curate_source(tables: list[TableSpec], name: str = "curate_source") -> UnresolvedAssetJobDefinition:
     """Build the job that brings one source, or a contiguous range of sources, through all partitioned assets."""
     return dg.define_asset_job(
-        "curate_source",
+        name,
         selection=dg.AssetSelection.assets(*(dg.AssetKey(spec.asset_key) for spec in tables)),
         partitions_def=video_sources,
         description="All partitioned assets of a video source, in the order of the data.",
