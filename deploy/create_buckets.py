@@ -18,15 +18,13 @@ PRESENT = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
-def create(client, bucket: str) -> str:
-    """Create one bucket, or find it."""
+def create(client, bucket: str) -> None:
+    """Create one bucket, unless it is there."""
     try:
         client.create_bucket(Bucket=bucket)
     except ClientError as error:
         if error.response["Error"]["Code"] not in PRESENT:
             raise
-        return f"{bucket}: is there"
-    return f"{bucket}: created"
 
 
 def check_exclusive(client, bucket: str) -> None:
@@ -63,14 +61,15 @@ def main(buckets: list[str]) -> None:
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            done = [create(client, bucket) for bucket in buckets]
+            for bucket in buckets:
+                create(client, bucket)
             check_exclusive(client, buckets[0])
             break
         except (BotoCoreError, ClientError) as error:
             if time.monotonic() > end:
                 sys.exit(f"buckets {', '.join(buckets)} could not be created: {error}")
             time.sleep(2)
-    print("\n".join(done))
+    print(f"ready: {', '.join(buckets)}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ LOCATIONS = {item["name"]: item for item in VALUES["dagster-user-deployments"]["
 POD = {"podSecurityContext", "securityContext", "resources", "envSecrets", "image", "env", "volumes", "volumeMounts"}
 KEYS = {
     "global": {"dagsterHome", "postgresqlSecretName"},
-    "postgresql": {"enabled", "postgresqlHost", "postgresqlUsername", "postgresqlDatabase", "service"},
+    "postgresql": {"enabled", "postgresqlHost", "postgresqlUsername", "postgresqlDatabase", "postgresqlScheme", "service"},
     "telemetry": {"enabled"},
     "additionalInstanceConfig": {"nux"},
     "concurrency": {"enabled", "pools", "runs"},
@@ -84,6 +84,8 @@ def test_instance_that_the_chart_writes_is_one(tmp_path):
     checked, _ = dagster_instance_config(str(tmp_path))
     for key in ("telemetry", "nux", "retention", "sensors", "schedules"):
         assert checked[key] == load("dagster.yaml")[key], f"{key}: as with compose"
+    database = load("dagster.yaml")["storage"]["postgres"]["postgres_db"]
+    assert VALUES["postgresql"]["postgresqlScheme"] == database["scheme"]
     assert concurrency["pools"] == load("dagster.yaml")["concurrency"]["pools"]
     assert checked["run_monitoring"]["free_slots_after_run_end_seconds"] == 60
 
