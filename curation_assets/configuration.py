@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from curation_assets.presets import PRESETS
 from curation_assets.settings import SPLITTERS, Config, ProcessingSettings, SettingsError, Splitter
 
-_OF_THE_FILE = ("warehouse", "storage_options", "sources")
+_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "sensors")
 _OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
 _OF_ALL_SOURCES = ("dedup",)
 _ONE_RATE = ("quality", "bit_rate_bps")  # of transcoded_clips: a level that gives one of them takes away the other of the levels below
@@ -287,7 +287,13 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
         if overrides:
             resolve_settings(base_tree, source.settings, overrides, where=f"--set, for source {name!r}")
         sources[name] = source.model_copy(update={"uri": absolute_uri(source.uri, base)})
-    return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources})
+    watch = {}
+    for name, root in project.watch.items():
+        place = f"{where}: watch.{name}.settings"
+        check_source_settings(root.settings, where=place)
+        resolve_settings(base_tree, root.settings, where=place)
+        watch[name] = root.model_copy(update={"uri": absolute_uri(root.uri, base)})
+    return config.model_copy(update={"warehouse": absolute_uri(config.warehouse, base), "sources": sources, "watch": watch})
 
 
 def absolute_uri(uri: str, base: Path) -> str:

@@ -27,6 +27,7 @@ from curation_assets.defs.frames_sensor import build_frames_sensor
 from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
 from curation_assets.defs.parts import Part, part_of_environment
 from curation_assets.defs.resources import CurationResource
+from curation_assets.defs.sensors import build_bucket_upload_sensor
 
 
 def build_defs(
@@ -62,7 +63,7 @@ def build_defs(
         sensors = [build_frames_sensor(job.name, own, path=path, overrides=overrides) for job in jobs]
     else:
         jobs = [build_curate_source(own), build_curate_sources(part.stages(build_stages(config))), build_curate_corpus(corpus)]
-        sensors = []
+        sensors = [build_bucket_upload_sensor(config, path)]
     return dg.Definitions(
         assets=part.assets(assets, tables),
         jobs=jobs,

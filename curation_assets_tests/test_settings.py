@@ -88,6 +88,16 @@ def test_assignments():
         ({"sources": {"a": {"uri": "x", "storage_options": {"token": "x"}}}}, "credentials come from the environment"),
         ({"sources": {"a": {"uri": ""}}}, "sources.a.uri"),
         (
+            {"watch": {"a": {"uri": "x", "storage_options": {"token": "x"}}}},
+            "watch.a.storage_options: .*credentials come from the environment",
+        ),
+        ({"watch": {"A": {"uri": "x"}}}, "watch name 'A': use up to 40 lower-case letters"),
+        ({"watch": {"a": {"uri": "x"}, "a-b": {"uri": "y"}}}, "watches 'a' and 'a-b' could make sources of one name"),
+        ({"watch": {"a": {"uri": "x", "dept": 2}}}, "unknown key 'watch.a.dept'; did you mean 'depth'?"),
+        ({"watch": {"a": {"uri": "x", "settings": {"clips": {"spliter": {}}}}}}, "watch.a.settings: unknown key 'clips.spliter'"),
+        ({"watch": {"a": {"uri": "x", "settings": {"dedup": {"eps": 0.1}}}}}, "watch.a.settings: dedup is for the whole project"),
+        ({"sensors": {"max_tick_s": 60}}, "sensors.max_tick_s: .*less than or equal to 45"),
+        (
             {"sources": {"a": {"uri": "x", "settings": {"clips": {"spliter": {}}}}}},
             "sources.a.settings: unknown key 'clips.spliter'; did you mean 'splitter'?",
         ),

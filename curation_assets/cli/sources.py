@@ -106,6 +106,9 @@ def sources_remove(context: click.Context, name: str, delete_tables: bool) -> No
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
         out.print(f"{path} still lists it: the next run adds it again")
+    for watch, root in config.watch.items():
+        if name == watch or name.startswith(f"{watch}-"):
+            out.print(f"if it lies in the watched root {root.uri}, the sensor adds it again when something in it changes", soft_wrap=True)
 
 
 def _forget_clips(config: Config, path: Path | None) -> None:

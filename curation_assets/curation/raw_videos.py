@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from curation_assets.curation.fingerprints import fingerprint
@@ -61,8 +62,12 @@ def update_raw_videos(run: SourceRun) -> StageReport:
 
 
 def distinct_videos(run: SourceRun, page: Sequence[SourceObject], seen: set[str]) -> dict[str, SourceObject]:
-    """Keep a page's videos by id. Two names that differ only in Unicode form are one key: the first in the listing's order counts."""
+    """Keep a page's videos by id, less local files that are still being written to, which are only seen.
+
+    Two names that differ only in Unicode form are one key: the first in the listing's order counts.
+    """
     objects: dict[str, SourceObject] = {}
+    quiet_s, now = run.settings.raw_videos.quiet_period_s, datetime.now(UTC)
     for item in page:
         if is_video_name(item.key, run.settings.raw_videos.extensions):
             identity = video_id(run.source, item.key)
@@ -70,8 +75,14 @@ def distinct_videos(run: SourceRun, page: Sequence[SourceObject], seen: set[str]
                 run.log(f"{item.uri}: left out, another object has the same name in another Unicode form; rename one of them")
                 continue
             seen.add(identity)
-            objects[identity] = item
+            if not (quiet_s and "://" not in item.uri and is_young(item.last_modified, quiet_s, now)):
+                objects[identity] = item  # else it keeps the rows that it has
     return objects
+
+
+def is_young(written: datetime | None, quiet_s: float, now: datetime) -> bool:
+    """Say whether something was written to within the quiet period. A time in the future is a wrong clock, which hides nothing for long."""
+    return written is not None and abs((now - written).total_seconds()) < quiet_s
 
 
 def is_video_name(key: str, extensions: Sequence[str]) -> bool:

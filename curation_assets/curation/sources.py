@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curation_assets.configuration import merge
 from curation_assets.curation.reading import open_object
 from curation_assets.curation.source_object import SourceObject
+from curation_assets.curation.watched_names import source_folder, watched_source_name
 from curation_assets.schemas.outcomes import Outcome
-from curation_assets.settings import Config, SettingsError, SourceSettings
-from curation_assets.storage.errors import Forbidden, NotFound, StoreError, Unavailable
+from curation_assets.settings import Config, SettingsError, SourceSettings, WatchSettings
+from curation_assets.storage.errors import Forbidden, NotFound, SourceNotFound, StoreError, Unavailable
 from curation_assets.storage.layout import Layout, check_source_name
-from curation_assets.storage.objects import ObjectInfo, ObjectStore, child_uri, open_store
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, behind_folder, child_uri, open_store
 
 MANIFEST_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 _KEY_COLUMNS = ("key", "uri", "url", "path")
@@ -37,6 +39,9 @@ class SourceRecord:
         is_manifest: whether `uri` is a list of objects.
         storage_options: options of the object store, no credentials.
         settings: overrides of the processing settings.
+        watch: name of the watch that made it, or "".
+        watched_root: root of that watch. It has to be there when the source is listed; `uri`, a folder below it, may be gone.
+        above_depth: only the objects that no folder so many levels below `uri` holds (`watched_names.source_folder`); None for all.
     """
 
     name: str
@@ -44,6 +49,9 @@ class SourceRecord:
     is_manifest: bool = False
     storage_options: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    watch: str = ""
+    watched_root: str = ""
+    above_depth: int | None = None
 
     @classmethod
     def from_settings(cls, name: str, settings: SourceSettings) -> SourceRecord:
@@ -55,6 +63,26 @@ class SourceRecord:
         checked_name(name)
         is_manifest = settings.kind == "manifest" or (settings.kind == "auto" and settings.uri.lower().endswith(MANIFEST_ENDINGS))
         return cls(name, settings.uri, is_manifest, dict(settings.storage_options), dict(settings.settings))
+
+    @classmethod
+    def from_watch(cls, watch: str, settings: WatchSettings, folder: str | None) -> SourceRecord:
+        """Build the record of the source that a watch makes of one folder.
+
+        Args:
+            watch: name of the watch.
+            settings: of the watch.
+            folder: as `watched_names.source_folder` gives it.
+        """
+        return cls(
+            watched_source_name(watch, folder),
+            child_uri(settings.uri, folder) if folder else settings.uri,
+            storage_options=dict(settings.storage_options),
+            # Files that are still being written: a run starts later than the sensor looks, so half of it leaves room for clocks that differ.
+            settings=merge({"raw_videos": {"quiet_period_s": settings.quiet_period_s / 2}}, settings.settings),
+            watch=watch,
+            watched_root=settings.uri,
+            above_depth=settings.depth if folder is None else None,
+        )
 
 
 def checked_name(name: str) -> str:
@@ -94,11 +122,22 @@ class SourceRegistry:
         Raises:
             SettingsError: there is none of that name, or its entry is damaged.
         """
+        record = self.find(name)
+        if record is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI")
+        return record
+
+    def find(self, name: str) -> SourceRecord | None:
+        """Read one source, None when there is none of that name.
+
+        Raises:
+            SettingsError: its entry is damaged.
+        """
         try:
             data = self._store.get(self._layout.source_key(checked_name(name)))
         except NotFound:
-            known = ", ".join(self.names()) or "none yet"
-            raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI") from None
+            return None
         try:
             return SourceRecord(**json.loads(data))
         except (ValueError, TypeError) as error:
@@ -134,9 +173,53 @@ def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:
     if record.is_manifest:
         yield from _list_manifest(record)
         return
+    if record.watch:
+        yield from _list_watched(record)
+        return
     store = open_store(record.uri, options=record.storage_options)
     for page in store.list_pages(page_size=_PAGE):
         yield [_object(info, key=info.key, uri=store.uri(info.key)) for info in page]
+
+
+def _list_watched(record: SourceRecord) -> Iterator[list[SourceObject]]:
+    """List a source that a watch made: its folder may be gone, the root may not."""
+    store = open_store(record.watched_root, options=record.storage_options)
+    folder = record.uri[len(record.watched_root.rstrip("/")) :].strip("/")
+    start = len(folder) + 1 if folder else 0
+    is_empty = True
+    for page in store.list_pages(folder, page_size=_PAGE) if record.above_depth is None else pages_above(store, record.above_depth):
+        is_empty = is_empty and not page
+        yield [_object(info, key=info.key[start:], uri=store.uri(info.key)) for info in page]
+    if is_empty:
+        check_root_is_there(store)
+
+
+def pages_above(store: ObjectStore, depth: int) -> Iterator[list[ObjectInfo]]:
+    """List the objects of a watched root that lie above the depth, leaping over the folders that fill a page."""
+    after: str | None = None
+    while True:
+        for page in store.list_pages(page_size=_PAGE, start_after=after):
+            if found := [info for info in page if source_folder(info.key, depth) is None]:
+                yield found
+            folder = source_folder(page[-1].key, depth)
+            if folder is not None and source_folder(page[0].key, depth) == folder and page[-1].key < behind_folder(folder):
+                after = behind_folder(folder)
+                break
+        else:
+            return
+
+
+def check_root_is_there(store: ObjectStore) -> None:
+    """Make sure that a watched root in which something is gone is a root at all.
+
+    Raises:
+        SourceNotFound: it does not exist, or it is a folder with nothing in it, as the place is where a disk is not mounted.
+    """
+    if not any(store.list_pages(page_size=1)) and store.local_path("x") is not None:
+        raise SourceNotFound(
+            f"{store.root_uri}: nothing is in it, as where a disk is not mounted; nothing was removed from the tables. Mount the disk; "
+            "if all videos were deleted on purpose, put any file there, or take the sources away with: curation-assets sources remove NAME"
+        )
 
 
 def _object(info: ObjectInfo, *, key: str, uri: str, regions_ns: Regions = None) -> SourceObject:

@@ -23,6 +23,7 @@ from curation_assets.settings.stages import (
     Thresholds,
     TranscodedClipsSettings,
 )
+from curation_assets.settings.watch import SensorSettings, WatchSettings
 
 __all__ = [
     "SPLITTERS",
@@ -44,10 +45,12 @@ __all__ = [
     "ProcessingSettings",
     "RawVideosSettings",
     "SearchSettings",
+    "SensorSettings",
     "SettingsError",
     "SourceSettings",
     "Splitter",
     "Thresholds",
     "TransNetV2",
     "TranscodedClipsSettings",
+    "WatchSettings",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """What a frame set or a preview may be called."""
@@ -22,3 +22,25 @@ class Model(BaseModel):
     """Base of all settings: unknown keys are errors, numbers are finite, values do not change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
+
+
+def _without_secrets(options: dict[str, str]) -> dict[str, str]:
+    for option in options:
+        if _SECRET_OPTION.search(option):
+            raise ValueError(
+                f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"
+            )
+    return options
+
+
+StorageOptions = Annotated[
+    dict[str, str],
+    AfterValidator(_without_secrets),
+    Field(
+        default_factory=dict,
+        description="Options of the object store, for example aws_endpoint, aws_region, allow_http; never credentials.",
+    ),
+]

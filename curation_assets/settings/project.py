@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
-from curation_assets.settings.base import NAME, Model, Seconds
+from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions
 from curation_assets.settings.stages import (
     ClipScoresSettings,
     ClipsSettings,
@@ -21,8 +20,7 @@ from curation_assets.settings.stages import (
     SearchSettings,
     TranscodedClipsSettings,
 )
-
-_SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
+from curation_assets.settings.watch import MAX_WATCH_NAME_LEN, SensorSettings, WatchSettings
 
 
 class EngineSettings(Model):
@@ -123,24 +121,6 @@ class ProcessingSettings(Model):
         return self
 
 
-def _without_secrets(options: dict[str, str]) -> dict[str, str]:
-    for option in options:
-        if _SECRET_OPTION.search(option):
-            raise ValueError(
-                f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"
-            )
-    return options
-
-
-StorageOptions = Annotated[
-    dict[str, str],
-    Field(
-        default_factory=dict,
-        description="Options of the object store, for example aws_endpoint, aws_region, allow_http; never credentials.",
-    ),
-]
-
-
 class SourceSettings(Model):
     """What a source is."""
 
@@ -151,11 +131,6 @@ class SourceSettings(Model):
     kind: Literal["auto", "prefix", "manifest"] = Field("auto", description="auto: a manifest when the URI ends like one.")
     storage_options: StorageOptions
     settings: dict[str, Any] = Field(default_factory=dict, description="Overrides of the processing settings for this source.")
-
-    @field_validator("storage_options")
-    @classmethod
-    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
-        return _without_secrets(value)
 
 
 class Config(ProcessingSettings):
@@ -168,11 +143,20 @@ class Config(ProcessingSettings):
     )
     storage_options: StorageOptions
     sources: dict[str, SourceSettings] = Field(default_factory=dict, description="Sources by name; each is one Dagster partition.")
+    watch: dict[str, WatchSettings] = Field(
+        default_factory=dict, description="Watched roots by name; the sources that they make are called <name>-<folder>."
+    )
+    sensors: SensorSettings = SensorSettings()
 
-    @field_validator("storage_options")
+    @field_validator("watch")
     @classmethod
-    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
-        return _without_secrets(value)
+    def _names_of_watches(cls, value: dict[str, WatchSettings]) -> dict[str, WatchSettings]:
+        for name in value:
+            if not NAME.fullmatch(name) or len(name) > MAX_WATCH_NAME_LEN:
+                raise ValueError(f"watch name {name!r}: use up to {MAX_WATCH_NAME_LEN} lower-case letters, digits, '_' and '-'")
+            if longer := next((other for other in value if other.startswith(f"{name}-")), None):
+                raise ValueError(f"watches {name!r} and {longer!r} could make sources of one name ({longer}-…): rename one")
+        return value
 
     _base: dict[str, Any] | None = PrivateAttr(default=None)
 

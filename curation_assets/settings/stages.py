@@ -32,6 +32,12 @@ class RawVideosSettings(Model):
         list(VIDEO_EXTENSIONS), min_length=1, description="File name endings that are videos, lower case, with the dot."
     )
     limits: Limits = Limits()
+    quiet_period_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="A local file that was written to less than so many seconds ago is left for a later run; 0 takes all. "
+        "Objects of a bucket appear when they are whole.",
+    )
 
     @field_validator("extensions")
     @classmethod

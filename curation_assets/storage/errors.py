@@ -6,7 +6,13 @@ from __future__ import annotations
 
 
 class StoreError(Exception):
-    """A folder, bucket or table cannot be read or written; the message says what was seen and what to do."""
+    """A folder, bucket or table cannot be read or written; the message says what was seen and what to do.
+
+    Attributes:
+        folder: key of the folder at which a listing of a local root ended; "" elsewhere.
+    """
+
+    folder = ""
 
 
 class NotFound(StoreError):

@@ -77,6 +77,10 @@ class Layout:
         """Return the key of a source's entry in the registry."""
         return f"sources/{check_source_name(name)}.json"
 
+    def watch_prefix(self, watch: str) -> str:
+        """Return the folder of what a sensor remembers of one watched root, ending in a slash."""
+        return f"watch/{check_source_name(watch)}/"
+
     def lease_prefix(self, asset: str, source: str | None = None) -> str:
         """Return the folder of one table's lease, ending in a slash."""
         return f"leases/{asset}/" if source is None else f"leases/{asset}/{check_source_name(source)}/"

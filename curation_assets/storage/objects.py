@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +30,14 @@ class ObjectInfo:
         size_bytes: size.
         etag: the store's tag without quotes; `size-mtime_ns` for local files (an inode would change with every copy or restore); "" for a link to nothing.
         last_modified: UTC.
+        changed_s: of a local file, its ctime in Unix seconds: moving or copying may keep `last_modified`, but never this. None elsewhere.
     """
 
     key: str
     size_bytes: int
     etag: str
     last_modified: datetime
+    changed_s: float | None = field(default=None, compare=False)
 
 
 class Reader(Protocol):
@@ -198,6 +200,11 @@ def root_uri(uri: str) -> str:
 def child_uri(root: str, key: str) -> str:
     """Return the URI of a key below a root, as people write it."""
     return f"{root.rstrip('/')}/{key}"
+
+
+def behind_folder(folder: str) -> str:
+    """Return a key to list on from, behind all that lies in a folder."""
+    return f"{folder}/\U0010ffff"
 
 
 def clean_options(uri: str, options: Mapping[str, str]) -> dict[str, str]:

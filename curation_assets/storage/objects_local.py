@@ -22,7 +22,7 @@ from curation_assets.storage.errors import (
     StoreError,
     Unavailable,
 )
-from curation_assets.storage.objects import ObjectInfo, ObjectStore, Reader
+from curation_assets.storage.objects import ObjectInfo, ObjectStore, Reader, behind_folder
 
 _T = TypeVar("_T")
 TEMP_PREFIX = ".curation-tmp-"
@@ -93,11 +93,16 @@ class LocalStore(ObjectStore):
         page: list[ObjectInfo] = []
         if self._is_folder(folder):
             base = prefix.strip("/") + "/" if prefix.strip("/") else ""
-            for info in self._walk(str(folder), base, (), None if start_after is None else start_after.encode()):
-                page.append(info)
-                if len(page) >= page_size:
-                    yield page
-                    page = []
+            try:
+                for info in self._walk(str(folder), base, (), None if start_after is None else start_after.encode()):
+                    page.append(info)
+                    if len(page) >= page_size:
+                        yield page
+                        page = []
+            except StoreError:
+                if page:
+                    yield page  # what lies before the folder that cannot be read
+                raise
         if page:
             yield page
 
@@ -119,12 +124,14 @@ class LocalStore(ObjectStore):
                 # "/" after a folder's name puts its files where an object store has them
                 entries = sorted((os.fsencode(entry.name) + (b"/" if entry.is_dir() else b""), entry) for entry in scan)
         except OSError as error:
-            raise store_error(error, folder) from error
+            failure = store_error(error, folder)
+            failure.folder = base.rstrip("/")
+            raise failure from error
         for name, entry in entries:
             key = base + entry.name.translate(_TO_SHOWN)
             if name.endswith(b"/"):
                 prefix = f"{key}/".encode()
-                if after is None or prefix > after or after.startswith(prefix):
+                if after is None or prefix > after or (after.startswith(prefix) and after != behind_folder(key).encode()):
                     yield from self._walk(entry.path, f"{key}/", (*above, identity), after)
             elif (after is None or key.encode() > after) and not entry.name.startswith(TEMP_PREFIX):
                 info = self._entry_info(key, entry)
@@ -233,4 +240,4 @@ class LocalStore(ObjectStore):
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
     modified = datetime.fromtimestamp(status.st_mtime_ns // 1_000_000_000, UTC).replace(microsecond=status.st_mtime_ns // 1000 % 1_000_000)
-    return ObjectInfo(key=key, size_bytes=status.st_size, etag=local_etag(status), last_modified=modified)
+    return ObjectInfo(key=key, size_bytes=status.st_size, etag=local_etag(status), last_modified=modified, changed_s=status.st_ctime)

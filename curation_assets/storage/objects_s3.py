@@ -28,6 +28,7 @@ from curation_assets.storage.objects_remote import RangeReader, RemoteStore, is_
 _DOWNLOAD_BYTES = 8 * 1024 * 1024
 _BODY_ATTEMPTS = 3  # boto3 retries requests, not what breaks off in a body
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AllAccessDisabled", "401", "403"}
+_OLD_CREDENTIALS = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0}
 
 
@@ -181,6 +182,8 @@ def _client_error(what: str, error: exceptions.ClientError) -> StoreError:
         return NotFound(f"{what}: does not exist")
     if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
         return ObjectChanged(f"{what}: was replaced while it was read")
+    if code in _OLD_CREDENTIALS:
+        _client.cache_clear()  # the next store reads the credentials again: somebody may have renewed them
     if code in _DENIED or status in (401, 403):
         return Forbidden(f"{what}: access denied ({error}). Check the credentials in the environment and what they may do here")
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "429"):

@@ -197,7 +197,7 @@ def test_settings_of_the_stack_use_its_s3_server_and_buckets():
     (port,) = [word.partition("=")[2] for word in SERVICES["s3"]["command"] if word.startswith("-s3.port=")]
     assert config.storage_options["aws_endpoint"] == environment["AWS_ENDPOINT_URL"] == f"http://s3:{port}"
     assert SERVICES["s3"]["ports"][0].endswith(f":{port}")
-    roots = [config.warehouse, *(source.uri for source in config.sources.values())]
+    roots = [config.warehouse, *(watched.uri for watched in config.watch.values())]
     assert {uri.split("/")[2] for uri in roots} == set(buckets)
 
 
