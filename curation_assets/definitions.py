@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
 
 from curation_assets.configuration import find_config, load_config, project_settings, without_project_settings
 from curation_assets.curation.splitters import check_all_packages
@@ -58,6 +59,7 @@ def build_defs(
         build_curated_clips(tables, model=deciding_model(config)),
         curation_status,
     ]
+    jobs: list[dg.JobDefinition | UnresolvedAssetJobDefinition]
     if part is Part.GPU:
         jobs = [build_curate_source(own, "curate_source_gpu")] if own else []
         sensors = [build_frames_sensor(job.name, own, path=path, overrides=overrides) for job in jobs]

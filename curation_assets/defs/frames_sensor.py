@@ -3,9 +3,9 @@
 Not here: what is stale though no frames are new, such as after another model revision; that is a schedule's to repair.
 """
 
-import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -27,7 +27,7 @@ _WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 
 
 def build_frames_sensor(
-    job_name: str, tables: Sequence[TableSpec], *, path: str | os.PathLike[str] | None, overrides: Mapping[str, Any] | None
+    job_name: str, tables: Sequence[TableSpec], *, path: Path | None, overrides: Mapping[str, Any] | None
 ) -> dg.SensorDefinition:
     """Build the sensor.
 
