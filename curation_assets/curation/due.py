@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from curation_assets.curation.fingerprints import combine
@@ -31,23 +31,29 @@ class Due:
     has_tables: bool = True
 
 
-def source_due(run: SourceRun) -> Due:
+def source_due(run: SourceRun, *, tables: Collection[str] | None = None) -> Due:
     """Say what a run of this source would find to do, beyond what a new listing shows.
 
     With the run's `retry_failed`, items that failed count too.
+
+    Args:
+        run: the source.
+        tables: assets of the tables that the run makes; None for all.
 
     Raises:
         StoreError: a table cannot be read.
     """
     if run.table(RAW_VIDEOS).snapshot() is None:
-        return Due(1, combine(["never listed"]), has_tables=False)
-    items = list(_items(run))
+        return Due(1 if tables is None or RAW_VIDEOS.asset in tables else 0, combine(["never listed"]), has_tables=False)
+    items = list(_items(run, tables))
     return Due(len(items), combine(items))
 
 
-def _items(run: SourceRun) -> Iterator[str]:
+def _items(run: SourceRun, tables: Collection[str] | None) -> Iterator[str]:
     """Yield one text per video and table that is due."""
     for spec in table_specs(run.settings):
+        if tables is not None and spec.asset not in tables:
+            continue
         if spec is RAW_VIDEOS:
             yield from _listed_items(run)
             continue
@@ -56,7 +62,9 @@ def _items(run: SourceRun) -> Iterator[str]:
             headers = run.headers(spec)
             for identity in expected.work(headers, retry_failed=run.retry_failed):
                 yield f"{spec.asset} {identity} {expected.fingerprints[identity]}"
-            for identity in (*expected.blocked, *expected.gone(headers)):
+            # what waits for a table that this run does not make is not due here
+            blocked = expected.blocked if tables is None or RAW_VIDEOS.asset in tables else ()
+            for identity in (*blocked, *expected.gone(headers)):
                 yield f"{spec.asset} {identity}"
 
 

@@ -77,6 +77,15 @@ def num_pending(run: SourceRun, spec: TableSpec) -> int:
     return len(expected.work(headers)) + len(expected.blocked) + len(expected.gone(headers))
 
 
+def is_behind(run: SourceRun, spec: TableSpec) -> bool:
+    """Say whether a run of this table alone would find something to do: what waits for an earlier stage does not count."""
+    expected = expected_for(run, spec)
+    if expected is None:
+        return num_pending(run, spec) > 0
+    headers = run.headers(spec)
+    return bool(expected.work(headers) or expected.gone(headers))
+
+
 def source_status(run: SourceRun, specs: Sequence[TableSpec] | None = None) -> dict[str, Any]:
     """Give the status of one source: {view: {"outcomes": …, "pending": n}}.
 

@@ -14,11 +14,10 @@ from curation_assets.curation.checks import CheckOutcome
 from curation_assets.defs.assets import aesthetic, clips, embeddings, frame_sets, previews, raw_videos, transcoded_clips
 from curation_assets.defs.metadata import check_result
 from curation_assets.defs.partitions import backfill_policy, video_sources
+from curation_assets.defs.parts import Part, is_made_by_model, wants_gpu
 from curation_assets.defs.pools import gpu_tags
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, merged_checks, work_on_keys
-from curation_assets.schemas import names
-from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config
 
@@ -42,44 +41,49 @@ def build_stages(config: Config) -> list[CurationStage]:
 
 
 def build_jobs(
-    config: Config, *, tables: list[TableSpec], corpus: list[TableSpec]
+    config: Config, *, tables: list[TableSpec], corpus: list[TableSpec], part: Part
 ) -> list[dg.JobDefinition | UnresolvedAssetJobDefinition]:
-    """Build all jobs. Runs with a model that needs a GPU carry the tags by which Kubernetes gives them one."""
-    models = [spec for spec in tables if _is_model_table(spec)]
-    tags = gpu_tags(config.kubernetes, models=[_model_of(spec) for spec in models])
-    halves = [
-        _build_source_job(
-            "curate_source_cpu",
-            [spec for spec in tables if spec not in models],
-            description="The partitioned assets of a video source that use no model: listing, clips, frames, pixel scores, files, previews.",
+    """Build the jobs of a part. Runs with a model that needs a GPU carry the tags by which Kubernetes gives them one.
+
+    Args:
+        config: the settings.
+        tables: of the part.
+        corpus: tables over all sources.
+        part: `gpu` has no `curate_source`, and no job over all sources.
+    """
+    tags = gpu_tags(config.kubernetes) if any(map(wants_gpu, tables)) else {}
+    models = [spec for spec in tables if is_made_by_model(spec)]
+    others = [spec for spec in tables if spec not in models]
+    jobs: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = []
+    if part is not Part.GPU:
+        jobs.append(
+            _build_source_job(
+                "curate_source", tables, tags=tags, description="All partitioned assets of a video source, in the order of the data."
+            )
         )
-    ]
-    if models:
+    if part is Part.ALL:
+        jobs.append(
+            _build_source_job(
+                "curate_source_cpu",
+                others,
+                description="The partitioned assets of a video source that use no model: listing, clips, frames, pixel scores, files, previews.",
+            )
+        )
+    if models and part is not Part.CPU:
         listed = ", ".join(spec.asset for spec in models)
-        halves.append(
+        jobs.append(
             _build_source_job(
                 "curate_source_gpu",
                 models,
                 tags=tags,
-                description=f"The models' assets of a video source, from frames that curate_source_cpu has stored: {listed}.",
+                description=f"The models' assets of a video source, from frames that are stored: {listed}.",
             )
         )
-    return [
-        _build_source_job(
-            "curate_source", tables, tags=tags, description="All partitioned assets of a video source, in the order of the data."
-        ),
-        *halves,
-        build_curate_sources(build_stages(config), tags=tags),
-        build_curate_corpus(corpus),
-    ]
-
-
-def _is_model_table(spec: TableSpec) -> bool:
-    return spec.asset == CLIP_SCORES_AESTHETIC.asset or spec.asset.startswith(f"{names.EMBEDDINGS}/")
-
-
-def _model_of(spec: TableSpec) -> str | None:
-    return None if spec.asset == CLIP_SCORES_AESTHETIC.asset else spec.asset.partition("/")[2]
+    if tables:
+        jobs.append(build_curate_sources(part.stages(build_stages(config)), tags=tags))
+    if part is not Part.GPU:
+        jobs.append(build_curate_corpus(corpus))
+    return jobs
 
 
 def _build_source_job(

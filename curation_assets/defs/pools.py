@@ -4,7 +4,7 @@
 database: `dagster.yaml` can only give one default for all, so `curation-assets ui` and the start scripts set those that the settings name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -27,10 +27,10 @@ def gpu_pool(model: str | None) -> str | None:
     return GPU if needs_gpu(model) else None
 
 
-def gpu_tags(kubernetes: KubernetesSettings, *, models: Sequence[str | None]) -> dict[str, Any]:
-    """Write the tags of a step or a run with these models; empty when none of them needs a GPU."""
+def gpu_tags(kubernetes: KubernetesSettings) -> dict[str, Any]:
+    """Write the tags of a step or a run that needs a GPU."""
     config = kubernetes.gpu_config()
-    return {K8S_CONFIG: config} if config and any(map(needs_gpu, models)) else {}
+    return {K8S_CONFIG: config} if config else {}
 
 
 def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[Any, int]) -> dict[str, int]:

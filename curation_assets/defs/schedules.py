@@ -22,9 +22,11 @@ from curation_assets.curation.corpus_status import corpus_status
 from curation_assets.curation.due import Due, source_due
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.defs.partitions import sync_partitions, video_sources
+from curation_assets.defs.parts import Part
 from curation_assets.defs.run_history import IN_FLIGHT, STATES_TAG, RunHistory, read_history, sources_of
 from curation_assets.engine.local import LocalEngine
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
+from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config, SettingsError
 from curation_assets.storage.errors import StoreError
 
@@ -32,13 +34,17 @@ _THREADS = 8  # tables of several sources are read at once: over a network most 
 _MOST_SOURCES_COMPARED = 500  # corpus_schedule reads every table of every source, some 50 ms each
 
 
-def build_schedules(config: Config, *, path: Path | None, overrides: Mapping[str, Any] | None = None) -> list[dg.ScheduleDefinition]:
-    """Build the schedules.
+def build_schedules(
+    config: Config, *, path: Path | None, overrides: Mapping[str, Any] | None, part: Part, tables: Sequence[TableSpec]
+) -> list[dg.ScheduleDefinition]:
+    """Build the schedules of a part.
 
     Args:
         config: settings, for times; the rest is read at each tick.
         path: settings file, None for defaults.
         overrides: that the definitions were built with.
+        part: `gpu` repairs its own tables, and has no other schedule.
+        tables: of the part.
     """
     zone = config.automation.time_zone
 
@@ -50,7 +56,11 @@ def build_schedules(config: Config, *, path: Path | None, overrides: Mapping[str
         description="Requests the sources whose tables are missing or stale, hold items to try again, or whose latest run failed; in runs of several.",
     )
     def nightly_backfill_schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        return NightlyTick(context, load_config(path, overrides), path, overrides or {}).requests()
+        own = None if part is Part.ALL else frozenset(spec.asset for spec in tables)
+        return NightlyTick(context, load_config(path, overrides), path, overrides or {}, tables=own).requests()
+
+    if part is Part.GPU:
+        return [nightly_backfill_schedule] if tables else []
 
     @dg.schedule(
         name="corpus_schedule",
@@ -93,9 +103,19 @@ class NightlyTick:
         config: settings now.
         path: settings file.
         overrides: of the definitions.
+        tables: assets of the tables that this code location makes; None for all.
     """
 
-    def __init__(self, context: dg.ScheduleEvaluationContext, config: Config, path: Path | None, overrides: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        context: dg.ScheduleEvaluationContext,
+        config: Config,
+        path: Path | None,
+        overrides: Mapping[str, Any],
+        *,
+        tables: frozenset[str] | None = None,
+    ) -> None:
+        self._tables = tables
         self._context = context
         self._instance = context.instance
         self._config = config
@@ -111,7 +131,7 @@ class NightlyTick:
         deadline = time.monotonic() + self._settings.tick_time_s
         names = self._warehouse.registry.sync(self._config)
         sync_partitions(self._instance, names)
-        place = _Place.read(self._instance, self._warehouse.uri)
+        place = _Place.read(self._instance, " ".join([self._warehouse.uri, *sorted(self._tables or ())]))
         start = place.start_of(self._time)
         if start is None:
             return dg.SkipReason(f"all {len(names)} sources were looked at on {self._time:%Y-%m-%d}; the next look is tomorrow")
@@ -151,7 +171,8 @@ class NightlyTick:
         try:
             record = self._warehouse.registry.get(name)
             settings = resolve_settings(self._config.processing(), record.settings, self._overrides, where=f"source {name!r}")
-            return source_due(SourceRun(record, settings, self._warehouse, engine, retry_failed=self._settings.retry_failed))
+            run = SourceRun(record, settings, self._warehouse, engine, retry_failed=self._settings.retry_failed)
+            return source_due(run, tables=self._tables)
         except (StoreError, SettingsError) as error:
             self._context.log.warning(f"{name}: {error}")
             return None
@@ -212,9 +233,14 @@ class _Place:
     end: str | None = ""
 
     @classmethod
-    def read(cls, instance: dg.DagsterInstance, warehouse: str) -> "_Place":
-        """Read it from the instance's key-value table; Dagster's schedules have no cursor of their own (1.13)."""
-        key = f"curation/nightly/{hashlib.blake2b(warehouse.encode(), digest_size=8).hexdigest()}"
+    def read(cls, instance: dg.DagsterInstance, what: str) -> "_Place":
+        """Read it from the instance's key-value table; Dagster's schedules have no cursor of their own (1.13).
+
+        Args:
+            instance: of Dagster.
+            what: the warehouse, and which of its tables.
+        """
+        key = f"curation/nightly/{hashlib.blake2b(what.encode(), digest_size=8).hexdigest()}"
         kept = instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
         return cls(key, **json.loads(kept)) if kept else cls(key)
 

@@ -41,7 +41,7 @@ def build_aesthetic(config: Config) -> dg.AssetsDefinition:
         check_specs=checks,
         backfill_policy=backfill_policy,
         pool=STAGE.pool,
-        op_tags=gpu_tags(config.kubernetes, models=[None]),
+        op_tags=gpu_tags(config.kubernetes),
     )
     def clip_scores_aesthetic(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Score."""

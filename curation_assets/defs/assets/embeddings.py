@@ -9,7 +9,7 @@ from curation_assets.curation.checks import frames_ready, referential_integrity,
 from curation_assets.curation.embeddings import CODE_VERSION, update_embeddings
 from curation_assets.curation.looks import look_at_embeddings
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
-from curation_assets.defs.pools import gpu_pool, gpu_tags
+from curation_assets.defs.pools import gpu_pool, gpu_tags, needs_gpu
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
 from curation_assets.models import registry
@@ -50,7 +50,7 @@ def build_embeddings(model: str, config: Config) -> dg.AssetsDefinition:
         check_specs=checks,
         backfill_policy=backfill_policy,
         pool=stage.pool,
-        op_tags=gpu_tags(config.kubernetes, models=[model]),
+        op_tags=gpu_tags(config.kubernetes) if needs_gpu(model) else {},
     )
     def embeddings(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Embed."""
