@@ -5,7 +5,8 @@ Launchpad override parts of the processing settings. Credentials never stand her
 """
 
 from curation_assets.settings.base import Model, SettingsError
-from curation_assets.settings.project import Config, EngineSettings, ProcessingSettings, SourceSettings
+from curation_assets.settings.engine import EngineSettings, RaySettings
+from curation_assets.settings.project import Config, ProcessingSettings, SourceSettings
 from curation_assets.settings.splitters import SPLITTERS, Content, FixedStride, Splitter, TransNetV2
 from curation_assets.settings.stages import (
     VIDEO_EXTENSIONS,
@@ -43,6 +44,7 @@ __all__ = [
     "Preview",
     "ProcessingSettings",
     "RawVideosSettings",
+    "RaySettings",
     "SearchSettings",
     "SettingsError",
     "SourceSettings",
