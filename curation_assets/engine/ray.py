@@ -69,6 +69,7 @@ class RayEngine:
         self._actors = actors
         self._per_actor = num_cpus_per_actor, num_gpus_per_actor
         self._is_ours = False
+        self._session = 0  # pieces of one that was left are gone
         self._num_slots = 0
         self._looked_s = 0.0
 
@@ -90,6 +91,7 @@ class RayEngine:
             RuntimeError: the items wait for a result when none is under way.
         """
         ray = self._connect()
+        session = self._session
         cpus, gpus = self._per_task
         task = ray.remote(run_piece_on_node).options(num_cpus=cpus, num_gpus=gpus, max_retries=0, name="piece")
         source = iter(items)
@@ -132,8 +134,9 @@ class RayEngine:
                     if result is not None and not tries.is_tried_again(result):
                         yield result
         finally:
-            for reference in flying:
-                ray.cancel(reference, force=True)
+            if ray.is_initialized() and session == self._session:
+                for reference in flying:
+                    ray.cancel(reference, force=True)
 
     def num_actors(self, *, may_use_gpu: bool) -> int:
         """Count the actors that hold a model.
@@ -195,6 +198,7 @@ class RayEngine:
             import ray
 
             self._is_ours = False
+            self._session += 1
             ray.shutdown()
 
     def __enter__(self) -> RayEngine:
@@ -207,15 +211,13 @@ class RayEngine:
         import ray
 
         if not ray.is_initialized():
-            options: dict[str, Any] = {"address": self._address}
-            if self._address is None and not os.environ.get("RAY_ADDRESS"):
-                # the whole machine would else listen on its outer address
-                options |= {"num_cpus": self._most_at_once or cpu_count(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            address = self._address or os.environ.get("RAY_ADDRESS") or "local"  # None would join whatever cluster this machine started last
+            own = {"num_cpus": self._most_at_once or cpu_count(), "include_dashboard": False} if address == "local" else {}
             handler = signal.getsignal(signal.SIGTERM)
             try:
-                ray.init(**options, logging_level=logging.WARNING)
+                ray.init(address=address, **own, logging_level=logging.WARNING)
             except (ConnectionError, ray.exceptions.RayError) as error:
-                raise EngineError(f"cannot join the Ray cluster {self._address or os.environ.get('RAY_ADDRESS', '')}: {error}") from error
+                raise EngineError(f"cannot join the Ray cluster {address}: {error}") from error
             self._is_ours = True
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process; Terminate has to commit first
