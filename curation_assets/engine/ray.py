@@ -120,12 +120,7 @@ class RayEngine:
                         raise RuntimeError(DEADLOCK)
                     return
                 ready, _ = ray.wait(list(flying), num_returns=1, timeout=_POLL_S)
-                if ready or self._slots():
-                    last_room_s = time.monotonic()
-                elif time.monotonic() - last_room_s > NO_ROOM_S:
-                    raise EngineError(
-                        f"no node of the Ray cluster has {_amount(cpus, gpus)} for a piece; add one, or lower engine.ray.num_*_per_task"
-                    )
+                last_room_s = time.monotonic() if ready else self._check_room(last_room_s)
                 for reference in ready:
                     item = flying.pop(reference)
                     result = self._result(reference, item)
@@ -211,8 +206,10 @@ class RayEngine:
         import ray
 
         if not ray.is_initialized():
-            address = self._address or os.environ.get("RAY_ADDRESS") or "local"  # None would join whatever cluster this machine started last
-            own = {"num_cpus": self._most_at_once or cpu_count(), "include_dashboard": False} if address == "local" else {}
+            address = (
+                self._address or os.environ.get("RAY_ADDRESS") or "local"
+            )  # None would join whatever cluster this machine started last
+            own: dict[str, Any] = {"num_cpus": self._most_at_once or cpu_count(), "include_dashboard": False} if address == "local" else {}
             handler = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(address=address, **own, logging_level=logging.WARNING)
@@ -249,6 +246,20 @@ class RayEngine:
         if now_s - self._looked_s > _LOOK_AGAIN_S or not self._num_slots:
             self._looked_s, self._num_slots = now_s, self._room(*self._per_task)
         return self._num_slots
+
+    def _check_room(self, last_room_s: float) -> float:
+        """Return when a node last had room for a piece.
+
+        Raises:
+            EngineError: that is too long ago.
+        """
+        if self._slots():
+            return time.monotonic()
+        if time.monotonic() - last_room_s > NO_ROOM_S:
+            raise EngineError(
+                f"no node of the Ray cluster has {_amount(*self._per_task)} for a piece; add one, or lower engine.ray.num_*_per_task"
+            )
+        return last_room_s
 
     def _most_flying(self) -> int:
         """Say how many pieces may be with the cluster: one waits behind each that runs, where `workers` does not forbid it."""
