@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Literal
 
@@ -12,17 +12,16 @@ import numpy.typing as npt
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_batches import BATCHES_AHEAD, FrameBatch, FrameShape, read_frame_batches
-from curation_assets.curation.frame_sets import expected_frames
+from curation_assets.curation.frame_model import FrameModel
 from curation_assets.curation.incremental import StageReport
 from curation_assets.curation.model_frames import frame_set_of
-from curation_assets.curation.model_stage import FrameModel, name_gpu_error, stored_frames_ready, update_from_frames
+from curation_assets.curation.model_stage import name_gpu_error, stored_frames_ready, update_from_frames
 from curation_assets.curation.pieces import Row
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.models import aesthetic
 from curation_assets.models.shared import shared
 from curation_assets.models.weights import check_weights, snapshot_folder
 from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
-from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import SettingsError
 
@@ -39,7 +38,13 @@ def update_aesthetic(run: SourceRun) -> StageReport:
         SettingsError: its memory does not hold the model and one frame.
         DeviceError: the GPU failed.
     """
-    return update_from_frames(run, CLIP_SCORES_AESTHETIC, lambda: expected_aesthetic(run), load=lambda: _Scoring(run))
+    return update_from_frames(
+        run,
+        CLIP_SCORES_AESTHETIC,
+        lambda: expected_aesthetic(run),
+        load=_Scoring,
+        may_use_gpu=run.settings.clip_scores.aesthetic.device != "cpu",
+    )
 
 
 def expected_aesthetic(run: SourceRun) -> Expected:
@@ -68,13 +73,13 @@ class _Scoring(FrameModel):
         if self._scorer.frames.device.type == "cuda":
             self._scorer.frames.at_once = settings.batch_size
 
-    def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
+    def batches(self, video_ids: Iterator[str], consumed: Mapping[str, str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
         """Score clips in batches; see `FrameModel.batches`."""
         spec = aesthetic.SPEC
         batches = read_frame_batches(
             self._run,
             frame_set_of(self._run.settings, spec.name),
-            fingerprints=expected_frames(self._run, FRAME_SETS).fingerprints,
+            fingerprints=consumed,
             video_ids=video_ids,
             shape=FrameShape(spec.height_px, spec.width_px, spec.resize, select=np.arange),
             frames_per_batch=lambda: self._settings.batch_size,

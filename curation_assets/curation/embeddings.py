@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy.typing as npt
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.frame_batches import BATCHES_AHEAD, FrameBatch, FrameShape, Refusal, read_frame_batches
-from curation_assets.curation.frame_sets import expected_frames
+from curation_assets.curation.frame_model import FrameModel
 from curation_assets.curation.incremental import PieceResults, StageReport
 from curation_assets.curation.loaded_models import LoadedModel, load_model, out_of_memory
 from curation_assets.curation.model_frames import frame_set_of
-from curation_assets.curation.model_stage import FrameModel, name_gpu_error, stored_frames_ready, update_from_frames
+from curation_assets.curation.model_stage import name_gpu_error, stored_frames_ready, update_from_frames
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import Header, SourceRun
 from curation_assets.engine.local import Done
@@ -26,14 +26,12 @@ from curation_assets.models.batching import Uploader
 from curation_assets.models.embedder import EmbedderSpec, select_first_frames, select_frames
 from curation_assets.schemas.columns import TEXT_SCORES
 from curation_assets.schemas.embeddings import embeddings_table
-from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.settings import EmbeddingsSettings
 from curation_assets.storage.layout import item_row_id
 from curation_assets.storage.snapshots import in_list
 
 CODE_VERSION = "1"
-_VIDEOS_PER_READ = 64
 
 
 def update_embeddings(run: SourceRun, model: str) -> StageReport:
@@ -48,7 +46,8 @@ def update_embeddings(run: SourceRun, model: str) -> StageReport:
         run,
         embeddings_table(model, spec.dim),
         lambda: expected_embeddings(run, model),
-        load=lambda: _Embedding(run, spec),
+        load=partial(_Embedding, spec=spec),
+        may_use_gpu=bool(spec.weights) and run.settings.embeddings.device != "cpu",
         # vectors as wanted, with other texts than those that are asked for now
         is_kept=lambda header, wanted: _has_vectors(header, wanted) and not (run.retry_failed and _may_be_retried(header)),
     )
@@ -98,7 +97,6 @@ class _Embedding(FrameModel):
         self._texts = self._settings.texts_to_verify if spec.has_text else []
         self._frame_set = frame_set_of(run.settings, spec.name)
         self._table = embeddings_table(spec.name, spec.dim)
-        self._consumed = expected_frames(run, FRAME_SETS).fingerprints
         select = select_frames if self._settings.selection == "uniform" else select_first_frames
         self._shape = FrameShape(
             spec.height_px, spec.width_px, spec.resize, select=lambda count: select(count, spec.frames), refuse=self._refusal
@@ -109,12 +107,12 @@ class _Embedding(FrameModel):
         """The model, and how many clips it takes at a time; not loaded for rows that only lose their texts."""
         return load_model(self._run.settings, self._spec, log=lambda text: self._run.log(f"{self._run.source}: {text}"))
 
-    def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
+    def batches(self, video_ids: Iterator[str], consumed: Mapping[str, str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
         """Embed clips in batches; see `FrameModel.batches`."""
-        for batch, vectors in self._embedded(video_ids):
+        for batch, vectors in self._embedded(video_ids, consumed):
             yield batch, self._rows(batch, vectors)
 
-    def _embedded(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, npt.NDArray[np.float32]]]:
+    def _embedded(self, video_ids: Iterator[str], consumed: Mapping[str, str]) -> Iterator[tuple[FrameBatch, npt.NDArray[np.float32]]]:
         """Yield batches with their vectors, (number of clips taken, D).
 
         Raises:
@@ -128,7 +126,7 @@ class _Embedding(FrameModel):
         batches = read_frame_batches(
             self._run,
             self._frame_set,
-            fingerprints=self._consumed,
+            fingerprints=consumed,
             video_ids=video_ids,
             shape=self._shape,
             frames_per_batch=lambda: clips_at_once() * spec.frames,

@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from curation_assets.curation.expected import Expected
-from curation_assets.curation.frame_batches import FrameBatch
+from curation_assets.curation.frame_model import DeviceError, FrameModel, video_piece, work_on
 from curation_assets.curation.frame_sets import expected_frames
-from curation_assets.curation.incremental import PieceResults, Plan, StageReport, batched, run_stage
+from curation_assets.curation.incremental import PieceResults, Plan, StageReport, run_stage
+from curation_assets.curation.model_actors import ModelWork, group_videos, on_actors
 from curation_assets.curation.model_frames import frame_sets
 from curation_assets.curation.pieces import Piece, Result, Row
 from curation_assets.curation.warehouse import Header, SourceRun
-from curation_assets.engine.local import Done
+from curation_assets.engine.ray import RayEngine
 from curation_assets.models.batching import is_device_error
 from curation_assets.models.shared import release
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.outcomes import Outcome, OutcomeClass, outcome_class
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import SettingsError
-
-_VIDEOS_PER_READ = 64
-
-
-class DeviceError(Exception):
-    """The GPU failed while a model ran; this process cannot use it any more."""
-
-
-class FrameModel:
-    """What a stage does with its model; made when there is work for it."""
-
-    def batches(self, video_ids: Iterator[str]) -> Iterator[tuple[FrameBatch, Iterable[Row]]]:
-        """Read the stored frames of videos and yield each batch with one row per clip of it, which has its `video_id`.
-
-        Raises:
-            DeviceError: the GPU failed.
-            SettingsError: its memory does not hold one clip.
-        """
-        raise NotImplementedError
-
-    def finish(self, video_id: str, rows: list[Row]) -> list[Row]:
-        """Make a video's rows from those of its clips; by default they are those."""
-        del video_id
-        return rows
-
-    def again(self, pieces: Sequence[Piece]) -> PieceResults:
-        """Make the rows of videos from those that they have; for a stage that says which these are."""
-        raise NotImplementedError
 
 
 def stored_frames_ready(run: SourceRun, frame_set: str) -> tuple[dict[str, tuple[str, str | None]], set[str]]:
@@ -109,7 +81,8 @@ def update_from_frames(
     table: TableSpec,
     expected: Callable[[], Expected],
     *,
-    load: Callable[[], FrameModel],
+    load: Callable[[SourceRun], FrameModel],
+    may_use_gpu: bool,
     is_kept: Callable[[Header | None, str], bool] = lambda *_: False,
 ) -> StageReport:
     """Bring a model's table up to date with the stored frames.
@@ -118,7 +91,8 @@ def update_from_frames(
         run: the source.
         table: what is written.
         expected: gives what it should hold, once the table's lease is held.
-        load: builds the model, when there is work for it.
+        load: builds the model, when there is work for it; picklable, for an engine that does so on other machines.
+        may_use_gpu: whether it runs on a GPU where there is one.
         is_kept: says, from a video's header and the fingerprint that is wanted, that its rows come from `FrameModel.again`, without its frames.
     """
     with run.writing(table) as writer:
@@ -130,19 +104,21 @@ def update_from_frames(
         kept = {identity for identity in work if is_kept(headers.get(identity), wanted.fingerprints[identity])}
         work.sort(key=lambda identity: identity not in kept)
         plans = (
-            Plan(identity, etags[identity], {table.asset: wanted.fingerprints[identity]}, [Piece(identity, _no_piece, identity in kept)])
+            Plan(
+                identity, etags[identity], {table.asset: wanted.fingerprints[identity]}, [video_piece(identity, has_rows=identity in kept)]
+            )
             for identity in work
         )
 
         def run_pieces(pieces: Iterable[Piece]) -> PieceResults:
-            run.engine.close()  # the model works in this process; idle workers would only hold memory
-            model = load()
-            for has_rows, some in groupby(pieces, key=lambda piece: bool(piece.payload)):
-                if has_rows:
-                    for group in batched(some, _VIDEOS_PER_READ):
-                        yield from model.again(group)
-                else:
-                    yield from _from_frames(run, table, model, some)
+            consumed = expected_frames(run, FRAME_SETS).fingerprints
+            if isinstance(run.engine, RayEngine):
+                groups = group_videos(run, work, kept, consumed, num_actors=run.engine.num_actors(may_use_gpu=may_use_gpu))
+                model = ModelWork(run.record, run.settings, run.warehouse.uri, run.warehouse.storage_options, table.asset, load)
+                yield from on_actors(run, run.engine, model, pieces, groups, may_use_gpu=may_use_gpu)
+            else:
+                run.engine.close()  # the model works in this process; idle workers would only hold memory
+                yield from work_on(run, table.asset, load(run), pieces, consumed)
 
         report = run_stage(
             plans,
@@ -158,33 +134,6 @@ def update_from_frames(
     if waiting := describe_waiting(run, wanted):
         run.log(f"{run.source}: {table.asset}: {waiting}")
     return report
-
-
-def _from_frames(run: SourceRun, table: TableSpec, model: FrameModel, pieces: Iterable[Piece]) -> PieceResults:
-    by_video: dict[str, Piece] = {}
-    rows: dict[str, list[Row]] = {}
-
-    def video_ids() -> Iterator[str]:
-        for piece in pieces:
-            by_video[piece.video_id], rows[piece.video_id] = piece, []
-            yield piece.video_id
-
-    try:
-        for batch, found in model.batches(video_ids()):
-            for row in found:
-                rows[row.pop("video_id")].append(row)
-            for identity in batch.complete:
-                piece, own = by_video.pop(identity), rows.pop(identity)
-                if identity in batch.changed:
-                    run.log(f"{run.source}: video {identity}: another run changed its frames meanwhile; it stays pending")
-                else:
-                    yield Done(piece, Result(rows={table.asset: model.finish(identity, own)}))
-    except (DeviceError, SettingsError) as error:  # what is complete is committed before the run ends with it
-        yield Done(next(iter(by_video.values())), Result(error=error))
-
-
-def _no_piece(_: bool) -> Result:
-    raise AssertionError("a model works on many pieces at once, never on one")
 
 
 class _Nothing:

@@ -9,10 +9,12 @@ from pydantic import PrivateAttr
 
 from curation_assets.configuration import check_narrower_settings, find_config, load_config, merge, resolve_settings, untaken_keys
 from curation_assets.curation.corpus import CorpusRun
+from curation_assets.curation.engines import EngineKey, build_engine, engine_key
+from curation_assets.curation.incremental import Engine
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.defs.processes import mark_worker
-from curation_assets.engine.local import LocalEngine, return_freed_memory
+from curation_assets.engine.local import return_freed_memory
 from curation_assets.models import shared
 from curation_assets.settings import Config, SettingsError
 
@@ -38,7 +40,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     limit: int | None = None
     retry_failed: bool = False
 
-    _engines: dict[tuple[int | None, float], LocalEngine] = PrivateAttr(default_factory=dict)
+    _engines: dict[EngineKey, Engine] = PrivateAttr(default_factory=dict)
     _config: Config | None = PrivateAttr(default=None)
 
     @contextmanager
@@ -97,9 +99,9 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         settings = resolve_settings(config.processing(), record.settings, self._overrides(), where=f"settings of source {name!r}")
         for untaken in sorted(untaken_keys(self.settings, settings.clips.splitter)):
             context.log.warning(f"source {name!r} has the splitter {settings.clips.splitter.method}, which does not take {untaken}")
-        key = (settings.engine.workers, settings.engine.timeout_s)
+        key = engine_key(settings.engine, record, warehouse)
         if key not in self._engines:
-            self._engines[key] = LocalEngine(workers=settings.engine.workers, timeout_s=settings.engine.timeout_s)
+            self._engines[key] = build_engine(settings.engine, record, warehouse)
 
         def tell(update: ProgressUpdate) -> None:
             context.log.info(str(update))

@@ -14,6 +14,7 @@ from curation_assets.curation.warehouse import SourceRun
 from curation_assets.defs.metadata import check_result, looked_at, table_metadata
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.run_history import tag_failed
+from curation_assets.engine.ray import EngineError
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import SettingsError
 from curation_assets.storage.errors import StoreError, Unavailable
@@ -113,7 +114,7 @@ def work_on_keys(
             if len(keys) == 1:
                 raise dg.RetryRequested(max_retries=2, seconds_to_wait=10) from error
             errors[key] = str(error)
-        except (StoreError, SettingsError) as error:  # SettingsError: a manifest that is none
+        except (StoreError, SettingsError, EngineError) as error:  # SettingsError: a manifest that is none
             errors[key] = str(error)
         if key in errors:
             context.log.error(f"{key}: {errors[key]}")

@@ -29,9 +29,8 @@ from curation_assets.schemas.outcomes import Outcome
 Item = TypeVar("Item")
 _POLL_S = 0.5  # how soon a Terminate is seen while workers are busy
 _MAX_TASKS_PER_WORKER = 500  # a fresh process now and then bounds what leaks in C libraries can cost
-_CRASHES_BEFORE_GIVING_UP = 2
 _MOST_REBUILDS = 5  # of the pool, without any item done in between
-_DEADLOCK = "the work list waits for a result, and nothing is under way"
+DEADLOCK = "the work list waits for a result, and nothing is under way"
 _END: Any = object()
 _NO_GUARD = "workers import the script that starts them: put what it does under if __name__ == '__main__':"
 START_UP_S = 60.0  # no item runs, none is done: the pool has lost its workers
@@ -109,18 +108,20 @@ class LocalEngine:
     Args:
         workers: processes; None is one per CPU; 0 runs inline: no deadline and no crash isolation, for debugging.
         timeout_s: deadline for one item in seconds.
+        most_crashes: times that an item may crash its worker before that is its result.
 
     Raises:
         RuntimeError: a worker process makes one while it starts: the user's script has no main guard.
     """
 
-    def __init__(self, *, workers: int | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(self, *, workers: int | None = None, timeout_s: float = 600.0, most_crashes: int = 2) -> None:
         if workers != 0 and getattr(
             current_process(), "_inheriting", False
         ):  # a worker that imports the script which started it, up to here
             raise RuntimeError(_NO_GUARD)
         self.workers = cpu_count() if workers is None else workers
         self.timeout_s = timeout_s
+        self._most_crashes = most_crashes
         self._pool: ProcessPool | None = None
 
     def map(self, function: Callable[[Item], Any], items: Iterable[Item | NotYet]) -> Iterator[Done[Item] | Failed[Item]]:
@@ -162,7 +163,7 @@ class LocalEngine:
                     flying[self._schedule(function, item)] = item
                 if not flying:
                     if not exhausted:
-                        raise RuntimeError(_DEADLOCK)
+                        raise RuntimeError(DEADLOCK)
                     return
                 done, _ = wait(flying, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 if done or any(future.running() for future in flying):
@@ -182,7 +183,7 @@ class LocalEngine:
                     num_rebuilds = 0
                     item = flying.pop(future)
                     result = _result(future, item, timeout_s=self.timeout_s)
-                    if _is_crash(result) and crashes.get(id(item), 0) + 1 < _CRASHES_BEFORE_GIVING_UP:
+                    if _is_crash(result) and crashes.get(id(item), 0) + 1 < self._most_crashes:
                         crashes[id(item)] = crashes.get(id(item), 0) + 1
                         again.append(item)
                         continue
@@ -236,7 +237,7 @@ def _map_inline(function: Callable[[Item], Any], items: Iterable[Item | NotYet])
     for item in items:
         if isinstance(item, NotYet):
             if is_waiting:
-                raise RuntimeError(_DEADLOCK)
+                raise RuntimeError(DEADLOCK)
             is_waiting = True
         else:
             is_waiting = False

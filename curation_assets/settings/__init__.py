@@ -6,7 +6,8 @@ Launchpad override parts of the processing settings. Credentials never stand her
 
 from curation_assets.settings.automation import AutomationSettings, KubernetesSettings, NotifySettings
 from curation_assets.settings.base import Model, SettingsError
-from curation_assets.settings.project import Config, EngineSettings, ProcessingSettings, SourceSettings
+from curation_assets.settings.engine import EngineSettings, RaySettings
+from curation_assets.settings.project import Config, ProcessingSettings, SourceSettings
 from curation_assets.settings.queue import QueueSettings
 from curation_assets.settings.splitters import SPLITTERS, Content, FixedStride, Splitter, TransNetV2
 from curation_assets.settings.stages import (
@@ -50,6 +51,7 @@ __all__ = [
     "ProcessingSettings",
     "QueueSettings",
     "RawVideosSettings",
+    "RaySettings",
     "SearchSettings",
     "SensorSettings",
     "SettingsError",

@@ -8,7 +8,8 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
 from curation_assets.settings.automation import AutomationSettings, KubernetesSettings
-from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions, Uri
+from curation_assets.settings.base import NAME, Model, StorageOptions, Uri
+from curation_assets.settings.engine import EngineSettings
 from curation_assets.settings.maintenance import MaintenanceSettings
 from curation_assets.settings.queue import QueueSettings
 from curation_assets.settings.stages import (
@@ -24,25 +25,6 @@ from curation_assets.settings.stages import (
     TranscodedClipsSettings,
 )
 from curation_assets.settings.watch import MAX_WATCH_NAME_LEN, SensorSettings, WatchSettings
-
-
-class EngineSettings(Model):
-    """Where work runs and what it may use."""
-
-    workers: int | None = Field(
-        None,
-        ge=0,
-        le=1024,
-        description="Worker processes; None is one per CPU, 0 works inside the run (no deadlines, no crash isolation).",
-    )
-    timeout_s: Seconds = Field(600.0, gt=0, description="Deadline for one piece of work (one video, or a few minutes of a long one).")
-    clips_per_chunk: int = Field(8, ge=1, le=1024, description="A longer video is worked on, and committed, in pieces of so many clips.")
-    cache_dir: str | None = Field(
-        None,
-        pattern=r"^/",
-        description="Full path of a folder for remote objects that are read whole; None is a folder under the system's temporary one.",
-    )
-    cache_bytes: int = Field(20_000_000_000, ge=0, description="Most bytes of remote objects kept there.")
 
 
 class ProcessingSettings(Model):
