@@ -47,8 +47,9 @@ def test_each_part_has_the_jobs_of_its_assets(workplace):
     }
     assert {key.to_user_string() for key in gpu.resolve_job_def("curate_source_gpu").asset_layer.executable_asset_keys} == OF_GPU
     names = {job.name for job in gpu.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert names == {"curate_source_gpu"}
-    assert [sensor.name for sensor in gpu.sensors] == ["frame_sets_stored_sensor"]
+    assert names == {"curate_source_gpu", "curate_sources"}
+    assert [schedule.name for schedule in gpu.schedules] == ["nightly_backfill_schedule"]
+    assert {sensor.name for sensor in gpu.sensors} == {"frame_sets_stored_sensor", "failed_run_sensor"}
     assert not [sensor for sensor in cpu.sensors or [] if sensor.name == "frame_sets_stored_sensor"]
 
 
