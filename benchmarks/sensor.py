@@ -25,7 +25,7 @@ from curation_assets.settings import Config
 from curation_assets.storage.objects import open_store
 from curation_assets_tests.listserver import ListServer
 
-NUM_SOURCES, REPEATS = 100, 5
+NUM_SOURCES, REPEATS = 100, 3
 MOST_QUOTIENT, MOST_BYTES = 1.25, 300_000_000
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "PYTHONDONTWRITEBYTECODE": ""}
 
