@@ -1,4 +1,5 @@
-"""Schedules: repair by night, the tables over all sources when something changed, the status once a day. All are off until they are switched on in the UI.
+"""Schedules: repair by night, the tables over all sources when something changed, the status once a day. They run from the start when the settings watch
+something; else they are off until they are switched on in the UI.
 
 What is missing or stale is read from the tables' fingerprints, because Dagster knows nothing of settings; what runs, or failed, from Dagster's runs.
 """
@@ -47,10 +48,13 @@ def build_schedules(
         tables: of the part.
     """
     zone = config.automation.time_zone
+    # who watches for uploads wants them curated without a hand
+    default_status = dg.DefaultScheduleStatus.RUNNING if config.watch or part is Part.GPU else dg.DefaultScheduleStatus.STOPPED
 
     @dg.schedule(
         name="nightly_backfill_schedule",
         cron_schedule=config.automation.nightly_cron,
+        default_status=default_status,
         execution_timezone=zone,
         job_name="curate_sources",
         description="Requests the sources whose tables are missing or stale, hold items to try again, or whose latest run failed; in runs of several.",
@@ -65,6 +69,7 @@ def build_schedules(
     @dg.schedule(
         name="corpus_schedule",
         cron_schedule=config.automation.corpus_cron,
+        default_status=default_status,
         execution_timezone=zone,
         job_name="curate_corpus",
         description="Requests the tables over all sources when what they are made from has changed.",
@@ -75,6 +80,7 @@ def build_schedules(
     status = dg.ScheduleDefinition(
         name="curation_status_schedule",
         cron_schedule=config.automation.status_cron,
+        default_status=default_status,
         execution_timezone=zone,
         target=dg.AssetSelection.assets("curation_status"),
         description="Counts what is done, pending and failed in every source, for the page of the asset curation_status.",

@@ -49,7 +49,7 @@ class AutomationSettings(Model):
         "*/10 1-5 * * *",
         description="Ticks of nightly_backfill_schedule. Each looks at sources for tick_time_s and goes on where the last one stopped; once a day through all.",
     )
-    corpus_cron: Cron = Field("40 * * * *", description="Ticks of corpus_schedule.")
+    corpus_cron: Cron = Field("*/10 * * * *", description="Ticks of corpus_schedule; one that finds nothing changed asks for nothing.")
     status_cron: Cron = Field("30 6 * * *", description="Ticks of curation_status_schedule.")
     time_zone: str = Field("UTC", description="Of the three, for example Europe/Berlin.")
     tick_time_s: Seconds = Field(40.0, gt=0, le=300, description="Longest look of a tick; Dagster ends ticks after 60 s.")

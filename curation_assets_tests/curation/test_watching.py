@@ -547,6 +547,16 @@ def test_a_large_root_does_not_keep_the_others_waiting(tmp_path):
     assert heads == [{"first"}, {"second"}, {"third"}]
 
 
+def test_a_folder_whose_name_is_not_utf8(on_disk, folder):
+    odd = os.fsencode(folder) + b"/cam\xff"
+    os.mkdir(odd)
+    (folder / "a" / "0.mp4").rename(os.fsdecode(odd + b"/0.mp4"))
+    found = on_disk.asked()
+    (name,) = set(found) - {"up-a", "up-b", "up-c"}
+    assert len(on_disk.videos(name)) == 1
+    assert on_disk.asked() == {}
+
+
 def test_the_registry_reads_entries_from_before(on_disk):
     registry = on_disk.warehouse.registry
     record = SourceRecord.from_settings("old", SourceSettings(uri="/videos"))
