@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from curation_assets.presets import PRESETS
 from curation_assets.settings import SPLITTERS, Config, ProcessingSettings, SettingsError, Splitter
 
-_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "sensors")
+_OF_THE_FILE = ("warehouse", "storage_options", "sources", "watch", "sensors", "automation", "kubernetes")
 _OF_THE_PROJECT = ("embeddings.models", "clip_scores.scorers", "transcoded_clips.enabled", "previews", "max_failed_fraction")
 _OF_ALL_SOURCES = ("dedup",)
 _ONE_RATE = ("quality", "bit_rate_bps")  # of transcoded_clips: a level that gives one of them takes away the other of the levels below

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
 
 from curation_assets.configuration import find_config, load_config, project_settings, without_project_settings
 from curation_assets.curation.splitters import check_all_packages
@@ -25,9 +24,12 @@ from curation_assets.defs.assets.raw_videos import raw_videos
 from curation_assets.defs.assets.search_index import build_search_index
 from curation_assets.defs.assets.transcoded_clips import build_transcoded_clips
 from curation_assets.defs.frames_sensor import build_frames_sensor
-from curation_assets.defs.jobs import build_curate_corpus, build_curate_source, build_curate_sources, build_stages
+from curation_assets.defs.jobs import build_jobs, build_stages
+from curation_assets.defs.notify import build_failed_run_sensor
+from curation_assets.defs.partitions import with_sources_per_run
 from curation_assets.defs.parts import Part, part_of_environment
 from curation_assets.defs.resources import CurationResource
+from curation_assets.defs.schedules import build_schedules
 from curation_assets.defs.sensors import build_bucket_upload_sensor
 
 
@@ -50,8 +52,8 @@ def build_defs(
         raw_videos,
         clips,
         build_frame_sets(list(config.clip_scores.scorers)),
-        *([build_aesthetic()] if "aesthetic" in config.clip_scores.scorers else []),
-        *(build_embeddings(model) for model in config.embeddings.models),
+        *([build_aesthetic(config)] if "aesthetic" in config.clip_scores.scorers else []),
+        *(build_embeddings(model, config) for model in config.embeddings.models),
         *([build_transcoded_clips(config)] if config.transcoded_clips.enabled else []),
         *(build_previews(name, config) for name in config.previews),
         *(build_duplicates(model, config) for model in config.embeddings.models),
@@ -59,17 +61,16 @@ def build_defs(
         build_curated_clips(tables, model=deciding_model(config)),
         curation_status,
     ]
-    jobs: list[dg.JobDefinition | UnresolvedAssetJobDefinition]
-    if part is Part.GPU:
-        jobs = [build_curate_source(own, "curate_source_gpu")] if own else []
-        sensors = [build_frames_sensor(job.name, own, path=path, overrides=overrides) for job in jobs]
-    else:
-        jobs = [build_curate_source(own), build_curate_sources(part.stages(build_stages(config))), build_curate_corpus(corpus)]
-        sensors = [build_bucket_upload_sensor(config, path)]
-    return dg.Definitions(
+    own_sensor = (
+        build_frames_sensor("curate_source_gpu", own, path=path, overrides=overrides)
+        if part is Part.GPU
+        else build_bucket_upload_sensor(config, path)
+    )
+    definitions = dg.Definitions(
         assets=part.assets(assets, tables),
-        jobs=jobs,
-        sensors=sensors,
+        jobs=part.jobs(build_jobs(config, tables=own, corpus=corpus, stages=part.stages(build_stages(config)))) if own else [],
+        schedules=build_schedules(config, path=path, overrides=overrides, part=part) if own else [],
+        sensors=[own_sensor, build_failed_run_sensor(config.automation.notify)] if own else [],
         resources={
             "curation": CurationResource(
                 config_path=str(path) if path else None,
@@ -79,6 +80,7 @@ def build_defs(
         },
         executor=dg.in_process_executor,
     )
+    return with_sources_per_run(definitions, config.automation.sources_per_run)
 
 
 @dg.definitions

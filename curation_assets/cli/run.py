@@ -119,6 +119,8 @@ def curate(
     from curation_assets.curation.warehouse import Warehouse
     from curation_assets.defs.instance import open_instance
     from curation_assets.defs.launch import launch
+    from curation_assets.defs.pools import what_holds
+    from curation_assets.defs.processes import end_orphans
     from curation_assets.defs.resources import listening
 
     warehouse = Warehouse.of(config)
@@ -132,6 +134,9 @@ def curate(
         raise SettingsError("there is no source yet; name one: curation-assets run --source holidays=./videos")
     started = time.monotonic()
     with open_instance(path.parent) as instance, _progress(as_json=as_json) as listener, listening(listener):
+        end_orphans(instance)
+        for line in what_holds(instance):
+            err.print(line, markup=False, soft_wrap=True)
         result = launch(
             path,
             instance=instance,

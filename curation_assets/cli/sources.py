@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
@@ -126,12 +127,18 @@ def _forget_clips(config: Config, path: Path | None) -> None:
             err.print(f"error: {message}", markup=False, soft_wrap=True)
 
 
-def sync_partitions_to(names: Sequence[str], path: Path | None, *, removed: str | None = None) -> None:
-    """Make the partitions equal to the registry's names, in the Dagster instance of a settings file, or of the working folder."""
+def sync_partitions_to(
+    names: Sequence[str], path: Path | None, *, removed: str | None = None, pool_limits: Mapping[Any, int] | None = None
+) -> None:
+    """Make the partitions equal to the registry's names, in the Dagster instance of a settings file, or of the working folder; set pools' limits there."""
     from curation_assets.defs.instance import open_instance
     from curation_assets.defs.partitions import remove_partition, sync_partitions
+    from curation_assets.defs.pools import set_pool_limits
+    from curation_assets.defs.processes import end_orphans
 
     with open_instance(path.parent if path else Path.cwd()) as instance:
         if removed is not None:
             remove_partition(instance, removed)
+        end_orphans(instance)
         sync_partitions(instance, names)
+        set_pool_limits(instance, pool_limits or {})

@@ -1,25 +1,35 @@
-"""Jobs: `curate_source` for one partition or a range of them, `curate_sources` for any set of them in one run."""
+"""Jobs: `curate_source` for one partition or a range of them, `curate_sources` for any set of them in one run.
+
+`curate_source_cpu` and `curate_source_gpu` are the two halves of `curate_source`, for machines that have the one or the other.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
+from pydantic import Field
 
 from curation_assets.curation.checks import CheckOutcome
 from curation_assets.defs.assets import aesthetic, clips, embeddings, frame_sets, previews, raw_videos, transcoded_clips
 from curation_assets.defs.metadata import check_result
 from curation_assets.defs.partitions import backfill_policy, video_sources
+from curation_assets.defs.pools import gpu_tags
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, merged_checks, work_on_keys
+from curation_assets.schemas import names
+from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config
 
-__all__ = ["backfill_policy", "build_curate_corpus", "build_curate_source", "build_curate_sources", "build_stages"]
+__all__ = ["backfill_policy", "build_curate_corpus", "build_curate_sources", "build_jobs", "build_stages"]
 
 
 def build_stages(config: Config) -> list[CurationStage]:
     """List the stages that the settings ask for, in the order of the data."""
     frames = frame_sets.STAGE
     if "pixels" not in config.clip_scores.scorers:
-        frames = CurationStage(frames.tables[:1], frames.update)
+        frames = replace(frames, tables=frames.tables[:1])
     return [
         raw_videos.STAGE,
         clips.STAGE,
@@ -31,13 +41,57 @@ def build_stages(config: Config) -> list[CurationStage]:
     ]
 
 
-def build_curate_source(tables: list[TableSpec], name: str = "curate_source") -> UnresolvedAssetJobDefinition:
-    """Build the job that brings one source, or a contiguous range of sources, through all partitioned assets."""
+def build_jobs(
+    config: Config, *, tables: list[TableSpec], corpus: list[TableSpec], stages: list[CurationStage]
+) -> list[dg.JobDefinition | UnresolvedAssetJobDefinition]:
+    """Build all jobs. Runs with a model that needs a GPU carry the tags by which Kubernetes gives them one."""
+    models = [spec for spec in tables if _is_model_table(spec)]
+    tags = gpu_tags(config.kubernetes, models=[_model_of(spec) for spec in models])
+    halves = [
+        _build_source_job(
+            "curate_source_cpu",
+            [spec for spec in tables if spec not in models],
+            description="The partitioned assets of a video source that use no model: listing, clips, frames, pixel scores, files, previews.",
+        )
+    ]
+    if models:
+        listed = ", ".join(spec.asset for spec in models)
+        halves.append(
+            _build_source_job(
+                "curate_source_gpu",
+                models,
+                tags=tags,
+                description=f"The models' assets of a video source, from frames that curate_source_cpu has stored: {listed}.",
+            )
+        )
+    return [
+        _build_source_job(
+            "curate_source", tables, tags=tags, description="All partitioned assets of a video source, in the order of the data."
+        ),
+        *halves,
+        build_curate_sources(stages, tags=tags),
+        build_curate_corpus(corpus),
+    ]
+
+
+def _is_model_table(spec: TableSpec) -> bool:
+    return spec.asset == CLIP_SCORES_AESTHETIC.asset or spec.asset.startswith(f"{names.EMBEDDINGS}/")
+
+
+def _model_of(spec: TableSpec) -> str | None:
+    return None if spec.asset == CLIP_SCORES_AESTHETIC.asset else spec.asset.partition("/")[2]
+
+
+def _build_source_job(
+    name: str, tables: list[TableSpec], *, description: str, tags: dict[str, Any] | None = None
+) -> UnresolvedAssetJobDefinition:
+    """Build a job over one source, or a contiguous range of sources."""
     return dg.define_asset_job(
         name,
         selection=dg.AssetSelection.assets(*(dg.AssetKey(spec.asset_key) for spec in tables)),
         partitions_def=video_sources,
-        description="All partitioned assets of a video source, in the order of the data.",
+        tags=tags,
+        description=description,
     )
 
 
@@ -54,44 +108,83 @@ def build_curate_corpus(tables: list[TableSpec]) -> UnresolvedAssetJobDefinition
 class CurateSources(dg.Config):
     """Which sources, and which assets of them."""
 
-    partition_names: list[str]
-    asset_names: list[str] = []  # noqa: RUF012 - empty means all
+    partition_names: list[str] = Field(description="Names of the sources.")
+    asset_names: list[str] = Field([], description="Assets to bring up to date, such as clips or embeddings/fingerprint; none means all.")
 
 
-def build_curate_sources(stages: list[CurationStage]) -> dg.JobDefinition:
-    """Build the job that takes any set of sources in one run; stale ones are rarely a contiguous range."""
+@dataclass(frozen=True)
+class _Work:
+    """What the steps of one `curate_sources` run hand on.
+
+    Attributes:
+        sources: to work on.
+        assets: to make; empty means all.
+        errors: what could not be worked on so far, by source.
+    """
+
+    sources: list[str]
+    assets: list[str]
+    errors: dict[str, str]
+
+
+def build_curate_sources(stages: list[CurationStage], *, tags: dict[str, Any] | None = None) -> dg.JobDefinition:
+    """Build the job that takes any set of sources in one run; stale ones are rarely a contiguous range.
+
+    One step per stage, each over all the sources and holding its stage's pool: while one run decodes, another may embed.
+    """
+    known = [table.spec.asset for stage in stages for table in stage.tables]
 
     @dg.op(name="curate_sources_op")
-    def curate_sources_op(context: dg.OpExecutionContext, config: CurateSources, curation: CurationResource) -> None:
-        """Work through the stages, each over all the sources, and record every partition's materialization."""
-        known = [table.spec.asset for stage in stages for table in stage.tables]
+    def curate_sources_op(config: CurateSources) -> _Work:
+        """Check what is asked for."""
         unknown = [name for name in config.asset_names if name not in known]
         if unknown or not config.partition_names:
             wrong = f"asset_names {unknown}; there are {known}" if unknown else "partition_names is empty; name the sources"
             raise dg.Failure(f"curate_sources: {wrong}", allow_retries=False)
-        all_errors: dict[str, str] = {}
-        for stage in stages:
-            tables = [table for table in stage.tables if not config.asset_names or table.spec.asset in config.asset_names]
-            if tables:
-                results, errors = work_on_keys(context, curation, stage, tables, config.partition_names)
-                for table in tables if results else []:
-                    for result in results:
-                        context.log_event(_event(table, result))
-                    for check in merged_checks(table, results, errors):
-                        context.log_event(_evaluation(table, check))  # type: ignore[arg-type] # taken, though not in the annotation (1.13)
-                all_errors.update(errors)
-        if all_errors:
-            raise dg.Failure("; ".join(f"{key}: {error}" for key, error in all_errors.items()), allow_retries=False)
+        return _Work(list(config.partition_names), list(config.asset_names), {})
+
+    @dg.op(name="curate_sources_end")
+    def curate_sources_end(work: _Work) -> None:
+        """Fail when a source could not be worked on, after everything else was done."""
+        if work.errors:
+            raise dg.Failure("; ".join(f"{key}: {error}" for key, error in work.errors.items()), allow_retries=False)
+
+    steps = [_build_step(stage) for stage in stages]
 
     @dg.job(
         name="curate_sources",
         executor_def=dg.in_process_executor,
+        tags=tags,
         description="All assets of any set of video sources in one run. Give partition_names in the Launchpad; asset_names limits the assets.",
     )
     def curate_sources() -> None:
-        curate_sources_op()
+        work = curate_sources_op()
+        for step in steps:
+            work = step(work)
+        curate_sources_end(work)
 
     return curate_sources
+
+
+def _build_step(stage: CurationStage) -> dg.OpDefinition:
+    @dg.op(
+        name=f"curate_{stage.tables[0].spec.view}",
+        pool=stage.pool,
+        description=f"Bring {', '.join(table.spec.asset for table in stage.tables)} of every source up to date.",
+    )
+    def step(context: dg.OpExecutionContext, work: _Work, curation: CurationResource) -> _Work:
+        tables = [table for table in stage.tables if not work.assets or table.spec.asset in work.assets]
+        if not tables:
+            return work
+        results, errors = work_on_keys(context, curation, stage, tables, work.sources)
+        for table in tables if results else []:
+            for result in results:
+                context.log_event(_event(table, result))
+            for check in merged_checks(table, results, errors):
+                context.log_event(_evaluation(table, check))  # type: ignore[arg-type] # taken, though not in the annotation (1.13)
+        return _Work(work.sources, work.assets, {**work.errors, **errors})
+
+    return step
 
 
 def _event(table: Table, result) -> dg.AssetMaterialization:  # type: ignore[no-untyped-def]

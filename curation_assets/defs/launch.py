@@ -1,14 +1,11 @@
 """Launch: start a run from the command line, in this process, on the instance that the UI shows."""
 
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterExecutionInterruptedError  # not exported at the top level in 1.13
 
@@ -26,21 +23,19 @@ from curation_assets.curation.status import num_pending
 from curation_assets.curation.transcoded_clips import check_encoders
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
-from curation_assets.defs.partitions import sync_partitions, video_sources
+from curation_assets.defs.partitions import RANGE_END, RANGE_START, sync_partitions, video_sources
+from curation_assets.defs.processes import PROCESS_TAG, end_orphans, process_tag
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import SettingsError
 from curation_assets.storage import errors
-from curation_assets.storage.leases import boot_id
 
-PROCESS_TAG = "curation/process"
 _OWN_ERRORS = {
     "SettingsError",
     "DeviceError",
     *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)),
 }
 _TOLD_ELSEWHERE = ("source_readable", "failure_rate")  # an error; the table of outcomes
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +146,7 @@ def launch(
 
 def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, arguments: Mapping[str, Any]) -> LaunchResult:
     """Run one job in this process."""
-    tags = {PROCESS_TAG: _process_tag(os.getpid()), **arguments.get("tags", {})}
+    tags = {PROCESS_TAG: process_tag(), **arguments.get("tags", {})}
     try:
         result = job.execute_in_process(**{**arguments, "tags": tags}, instance=instance, raise_on_error=False)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
@@ -167,33 +162,6 @@ def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, arguments: Map
     checks = [check for check in result.get_asset_check_evaluations() if not check.passed and check.check_name not in _TOLD_ELSEWHERE]
     warnings = [f"{check.asset_key.to_user_string()}: {check.description}" for check in checks]
     return LaunchResult([result.run_id], _errors(result), warnings)
-
-
-def end_orphans(instance: dg.DagsterInstance) -> None:
-    """Mark runs of command lines that were killed as failed; nothing else would ever end them."""
-    for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED])):
-        tag = run.tags.get(PROCESS_TAG)
-        if tag and not _is_alive(tag):
-            instance.report_run_failed(
-                run, "the command line that ran it was killed; what it had committed stays, and the next run goes on"
-            )
-
-
-def _process_tag(pid: int) -> str:
-    return f"{socket.gethostname()}|{boot_id()}|{pid}|{psutil.Process(pid).create_time():.2f}"
-
-
-def _is_alive(tag: str) -> bool:
-    """Judge a process of this machine; those of other machines and containers are theirs to judge."""
-    host, boot, pid, _ = tag.split("|")
-    if host != socket.gethostname():
-        return True
-    if boot != boot_id():
-        return False
-    try:
-        return _process_tag(int(pid)) == tag
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _waits_for_files(config_path: Path | None, names: Sequence[str], overrides: Mapping[str, Any]) -> bool:

@@ -4,16 +4,30 @@ import os
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
+from dagster._record import replace  # dg.Definitions has no copy of its own (1.13)
 from sqlalchemy.exc import IntegrityError
+
+from curation_assets.settings import AutomationSettings
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 video_sources = dg.DynamicPartitionsDefinition(name="video_source")
 
-# Every partitioned asset shares one policy: then one run carries the whole chain, and a model loads once for many sources.
-SOURCES_PER_RUN = 32
-backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=SOURCES_PER_RUN)
+# Every partitioned asset shares one policy: then one run carries the whole chain, and a model loads once for many sources. The settings may give another number.
+backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=AutomationSettings().sources_per_run)
 
 _TRIES = 5
 _KEYS_PER_CALL = 1000  # SQLite allows 32,766 variables in a statement
+
+
+def with_sources_per_run(definitions: dg.Definitions, number: int) -> dg.Definitions:
+    """Give all partitioned assets the policy that so many sources share a run of a backfill."""
+    policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=number)
+    assets = [
+        item.with_attributes(backfill_policy=policy) if isinstance(item, dg.AssetsDefinition) and item.backfill_policy else item
+        for item in definitions.assets or []
+    ]
+    return replace(definitions, assets=assets)
 
 
 def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition  # not exported at the top level
 
+from curation_assets.defs.pools import needs_gpu
 from curation_assets.defs.stages import CurationStage
-from curation_assets.models import registry
 from curation_assets.schemas import names
 from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import SettingsError
 
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 PART_VARIABLE = "CURATION_PART"
 
 
@@ -38,6 +40,11 @@ class Part(StrEnum):
         """Keep the stages of this part."""
         return [stage for stage in stages if self.holds(stage.tables[0].spec)]
 
+    def jobs(self, jobs: Sequence[Job]) -> list[Job]:
+        """Keep the jobs of this part: `gpu` has its half of `curate_source`, and `curate_sources` over its stages; `cpu` has all but that half."""
+        gpu = ("curate_source_gpu", "curate_sources")
+        return [job for job in jobs if self is Part.ALL or (job.name in gpu if self is Part.GPU else job.name != gpu[0])]
+
     def assets(self, assets: Sequence[dg.AssetsDefinition], specs: Sequence[TableSpec]) -> list[dg.AssetsDefinition]:
         """Keep the assets of this part.
 
@@ -52,8 +59,8 @@ class Part(StrEnum):
 def wants_gpu(spec: TableSpec) -> bool:
     """Say whether a table is made by a model that is made for a GPU; `fingerprint` is not."""
     if spec.asset == CLIP_SCORES_AESTHETIC.asset:
-        return True
-    return spec.asset.startswith(f"{names.EMBEDDINGS}/") and registry.spec(spec.asset.partition("/")[2]).gpu_memory_gb > 0
+        return needs_gpu(None)
+    return spec.asset.startswith(f"{names.EMBEDDINGS}/") and needs_gpu(spec.asset.partition("/")[2])
 
 
 def part_of_environment() -> Part:

@@ -11,6 +11,7 @@ from curation_assets.configuration import check_narrower_settings, find_config, 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
+from curation_assets.defs.processes import mark_worker
 from curation_assets.engine.local import LocalEngine, return_freed_memory
 from curation_assets.models import shared
 from curation_assets.settings import Config, SettingsError
@@ -44,6 +45,8 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CurationResource"]:
         """Give the resource to a run; worker processes and the model that it holds end with it."""
         return_freed_memory()
+        if context.run is not None and context.instance is not None:
+            mark_worker(context.instance, context.run)
         try:
             yield self
         finally:

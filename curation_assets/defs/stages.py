@@ -13,6 +13,7 @@ from curation_assets.curation.status import table_status
 from curation_assets.curation.warehouse import SourceRun
 from curation_assets.defs.metadata import check_result, looked_at, table_metadata
 from curation_assets.defs.resources import CurationResource
+from curation_assets.defs.run_history import tag_failed
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import SettingsError
 from curation_assets.storage.errors import StoreError, Unavailable
@@ -39,10 +40,11 @@ class Table:
 
 @dataclass(frozen=True)
 class CurationStage:
-    """One step: the tables that it makes, and the function that brings them up to date for one source."""
+    """One step: the tables that it makes, the function that brings them up to date for one source, and the pool that it holds meanwhile."""
 
     tables: tuple[Table, ...]
     update: Callable[[SourceRun, Sequence[TableSpec]], StageReport]
+    pool: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def work_on_keys(
             errors[key] = str(error)
         if key in errors:
             context.log.error(f"{key}: {errors[key]}")
+    if errors and len(keys) > 1:
+        tag_failed(context.instance, context.run_id, errors)
     return results, errors
 
 

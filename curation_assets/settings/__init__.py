@@ -4,6 +4,7 @@ The tree is the same at every level: `Config` holds the warehouse, the sources a
 Launchpad override parts of the processing settings. Credentials never stand here: they come from the environment. `configuration.py` reads and merges.
 """
 
+from curation_assets.settings.automation import AutomationSettings, KubernetesSettings, NotifySettings
 from curation_assets.settings.base import Model, SettingsError
 from curation_assets.settings.project import Config, EngineSettings, ProcessingSettings, SourceSettings
 from curation_assets.settings.splitters import SPLITTERS, Content, FixedStride, Splitter, TransNetV2
@@ -28,6 +29,7 @@ from curation_assets.settings.watch import SensorSettings, WatchSettings
 __all__ = [
     "SPLITTERS",
     "VIDEO_EXTENSIONS",
+    "AutomationSettings",
     "ClipScoresSettings",
     "ClipsSettings",
     "Config",
@@ -38,9 +40,11 @@ __all__ = [
     "FixedStride",
     "FrameSet",
     "FrameSetsSettings",
+    "KubernetesSettings",
     "Limits",
     "Model",
     "ModelsSettings",
+    "NotifySettings",
     "Preview",
     "ProcessingSettings",
     "RawVideosSettings",

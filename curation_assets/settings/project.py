@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
+from curation_assets.settings.automation import AutomationSettings, KubernetesSettings
 from curation_assets.settings.base import NAME, Model, Seconds, StorageOptions
 from curation_assets.settings.stages import (
     ClipScoresSettings,
@@ -147,6 +148,8 @@ class Config(ProcessingSettings):
         default_factory=dict, description="Watched roots by name; the sources that they make are called <name>-<folder>."
     )
     sensors: SensorSettings = SensorSettings()
+    automation: AutomationSettings = AutomationSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     @field_validator("watch")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +12,7 @@ from dagster._core.test_utils import create_run_for_test
 from curation_assets.curation.sources import SourceRegistry
 from curation_assets.definitions import build_defs
 from curation_assets.defs import frames_sensor
+from curation_assets.defs.partitions import sync_partitions
 from curation_assets.defs.parts import PART_VARIABLE, Part, part_of_environment
 from curation_assets.settings import SettingsError
 from curation_assets_tests.curation.test_aesthetic import cache, unpinned  # noqa: F401 - fixtures
@@ -47,9 +49,14 @@ def test_each_part_has_the_jobs_of_its_assets(workplace):
     }
     assert {key.to_user_string() for key in gpu.resolve_job_def("curate_source_gpu").asset_layer.executable_asset_keys} == OF_GPU
     names = {job.name for job in gpu.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert names == {"curate_source_gpu"}
-    assert [sensor.name for sensor in gpu.sensors] == ["frame_sets_stored_sensor"]
-    assert not [sensor for sensor in cpu.sensors or [] if sensor.name == "frame_sets_stored_sensor"]
+    assert names == {"curate_source_gpu", "curate_sources"}
+    assert [schedule.name for schedule in gpu.schedules] == ["nightly_backfill_schedule"]
+    assert "curate_source_gpu" not in {job.name for job in cpu.resolve_all_job_defs()}
+    assert {schedule.name for schedule in cpu.schedules} > {"nightly_backfill_schedule", "corpus_schedule"}
+    assert [sensor.name for sensor in gpu.sensors] == ["frame_sets_stored_sensor", "failed_run_sensor"], (
+        "Dagster tells a location of its own runs"
+    )
+    assert [sensor.name for sensor in cpu.sensors] == ["bucket_upload_sensor", "failed_run_sensor"]
 
 
 def test_any_set_of_sources_leaves_out_what_another_part_makes(workplace, instance):
@@ -92,7 +99,7 @@ def run(part, name, instance, partition):
 
 
 def tick(instance, cursor=None):
-    (sensor,) = build_defs(part=Part.GPU).sensors
+    sensor = build_defs(part=Part.GPU).sensors[0]
     with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
         return sensor(context)
 
@@ -160,3 +167,34 @@ def test_sources_that_went_and_warehouses_that_cannot_be_read(scored, registry: 
     assert "the warehouse could not be read" in result.skip_reason.skip_message
     scored.write_text(text)
     assert [request.partition_key for request in tick(instance, result.cursor).run_requests] == ["b"]
+
+
+def nightly(part, instance):
+    definitions = build_defs(part=part)
+    schedule = definitions.resolve_schedule_def("nightly_backfill_schedule")
+    with dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=datetime(2026, 11, 3, 2, tzinfo=UTC), repository_def=definitions.get_repository_def()
+    ) as context:
+        requests = schedule.evaluate_tick(context).run_requests
+    return [request.run_config["ops"]["curate_sources_op"]["config"]["partition_names"] for request in requests]
+
+
+@pytest.fixture
+def kept_instance(registry, tmp_path):
+    """An instance that a schedule can be pointed to."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as found:
+        sync_partitions(found, registry.names())
+        yield found
+
+
+def test_each_part_repairs_its_own(scored, kept_instance):
+    pytest.importorskip("transformers")
+    instance = kept_instance
+    run(Part.CPU, "curate_source", instance, "a")
+    assert nightly(Part.CPU, instance) == [["b", "c"]], "what a lacks is not made here"
+    assert nightly(Part.GPU, instance) == [["a"]], "b and c have no frames yet"
+    definitions = build_defs(part=Part.GPU)
+    config = {"ops": {"curate_sources_op": {"config": {"partition_names": ["a"]}}}}
+    result = definitions.resolve_job_def("curate_sources").execute_in_process(instance=instance, run_config=config)
+    assert {event.asset_key.to_user_string() for event in result.all_events if event.is_step_materialization} == {"clip_scores/aesthetic"}
+    assert nightly(Part.GPU, instance) == []

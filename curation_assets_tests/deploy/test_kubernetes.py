@@ -11,6 +11,7 @@ from dagster._config import process_config, resolve_to_config_type
 from dagster._core.instance.config import dagster_instance_config
 
 from curation_assets.configuration import load_config
+from curation_assets.definitions import build_defs
 from curation_assets.defs.parts import Part
 from curation_assets_tests.deploy.files import DEPLOY, ROOT, dockerfile, load
 
@@ -184,6 +185,16 @@ def test_runs_of_the_gpu_location_and_nobody_else_get_a_gpu():
 def test_a_job_that_asks_for_the_same_gpu_gets_it_once():
     asked = json.loads(variable(LOCATIONS["curation-gpu"], "DAGSTER_CONTAINER_CONTEXT"))["k8s"]["run_k8s_config"]
     assert run_pod("curation-gpu", tags=asked) == run_pod("curation-gpu")
+
+
+def test_runs_of_the_jobs_get_the_gpu_that_the_settings_ask_for():
+    config = load_config(DEPLOY / "kubernetes" / "curation.yaml")
+    tags = build_defs(part=Part.GPU, config_path=DEPLOY / "kubernetes" / "curation.yaml").resolve_job_def("curate_source_gpu").tags
+    tags = json.loads(tags["dagster-k8s/config"]) if isinstance(tags["dagster-k8s/config"], str) else tags["dagster-k8s/config"]
+    assert tags == config.kubernetes.gpu_config()
+    assert run_pod("curation-gpu", tags=tags) == run_pod("curation-gpu"), "values.yaml and the settings say the same"
+    cpu = build_defs(part=Part.CPU, config_path=DEPLOY / "kubernetes" / "curation.yaml")
+    assert not any("dagster-k8s/config" in job.tags for job in cpu.resolve_all_job_defs())
 
 
 def test_locations_hold_the_two_parts_of_what_the_settings_name():

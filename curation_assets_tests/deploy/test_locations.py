@@ -74,7 +74,7 @@ def test_two_locations_define_every_asset_once(tmp_path):
         entries = {entry["name"]: entry["locationOrLoadError"] for entry in ask(LOCATIONS)["workspaceOrError"]["locationEntries"]}
         assert all("repositories" in entry for entry in entries.values()), entries
         (gpu,) = entries["curation-gpu"]["repositories"]
-        assert {"frame_sets_stored_sensor"} == {sensor["name"] for sensor in gpu["sensors"]}
+        assert {sensor["name"] for sensor in gpu["sensors"]} == {"frame_sets_stored_sensor", "failed_run_sensor"}
 
         nodes = {tuple(node["assetKey"]["path"]): node for node in ask(ASSETS)["assetNodes"]}
         where = {path: node["repository"]["location"]["name"] for path, node in nodes.items()}

@@ -8,6 +8,7 @@ from curation_assets.curation.checks import referential_integrity
 from curation_assets.curation.clips import CODE_VERSION, update_clips
 from curation_assets.curation.looks import look_at_clips
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
+from curation_assets.defs.pools import DECODE
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
 from curation_assets.schemas.clips import CLIPS
@@ -16,6 +17,7 @@ from curation_assets.schemas.raw_videos import RAW_VIDEOS
 STAGE = CurationStage(
     tables=(Table(CLIPS, CODE_VERSION, look_at_clips, (referential_integrity,)),),
     update=lambda run, _: update_clips(run),
+    pool=DECODE,
 )
 
 
@@ -33,6 +35,7 @@ STAGE = CurationStage(
     ],
     check_specs=check_specs(CLIPS, ["failure_rate", "referential_integrity", "source_readable"]),
     backfill_policy=backfill_policy,
+    pool=STAGE.pool,
 )
 def clips(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
     """Index and split."""

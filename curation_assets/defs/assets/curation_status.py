@@ -1,5 +1,7 @@
 """curation_status: what is done, pending and failed in every source, on one page of the UI."""
 
+from datetime import timedelta
+
 import dagster as dg
 
 from curation_assets.curation.corpus_status import corpus_status
@@ -17,6 +19,7 @@ _MOST_ROWS = 200  # the UI shows the table in one event
     owners=OWNERS,
     kinds={"lance"},
     code_version="1",
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26)),
     description="Outcomes and pending videos per source and table, from the tables themselves; Dagster shows no staleness for settings.",
 )
 def curation_status(context: dg.AssetExecutionContext, curation: CurationResource) -> dg.MaterializeResult[None]:

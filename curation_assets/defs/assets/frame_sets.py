@@ -8,6 +8,7 @@ from curation_assets.curation.checks import referential_integrity
 from curation_assets.curation.frame_sets import CODE_VERSIONS, update_frame_sets
 from curation_assets.curation.looks import look_at_frames, look_at_scores
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
+from curation_assets.defs.pools import DECODE
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
 from curation_assets.schemas.clip_scores import CLIP_SCORES_PIXELS
@@ -21,6 +22,7 @@ STAGE = CurationStage(
         Table(CLIP_SCORES_PIXELS, CODE_VERSIONS[CLIP_SCORES_PIXELS.asset], look_at_scores, (referential_integrity,)),
     ),
     update=update_frame_sets,
+    pool=DECODE,
 )
 _CHECKS = ["failure_rate", "referential_integrity", "source_readable"]
 
@@ -54,7 +56,9 @@ def build_frame_sets(scorers: list[str]) -> dg.AssetsDefinition:
         )
         checks += check_specs(CLIP_SCORES_PIXELS, _CHECKS)
 
-    @dg.multi_asset(name="frame_sets", specs=specs, check_specs=checks, can_subset=with_scores, backfill_policy=backfill_policy)
+    @dg.multi_asset(
+        name="frame_sets", specs=specs, check_specs=checks, can_subset=with_scores, backfill_policy=backfill_policy, pool=STAGE.pool
+    )
     def frame_sets(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Decode once."""
         yield from materialize(context, curation, STAGE)

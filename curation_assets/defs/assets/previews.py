@@ -9,6 +9,7 @@ from curation_assets.curation.checks import media_exists, referential_integrity
 from curation_assets.curation.media_looks import look_at_previews
 from curation_assets.curation.previews import CODE_VERSION, update_previews
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
+from curation_assets.defs.pools import DECODE
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
 from curation_assets.schemas.clip_scores import SCORER_TABLES
@@ -23,6 +24,7 @@ def build_stage(name: str) -> CurationStage:
     return CurationStage(
         tables=(Table(previews_table(name), CODE_VERSION, partial(look_at_previews, name=name), (referential_integrity, media_exists)),),
         update=lambda run, _: update_previews(run, name),
+        pool=DECODE,
     )
 
 
@@ -44,7 +46,7 @@ def build_previews(name: str, config: Config) -> dg.AssetsDefinition:
     )
     checks = check_specs(table.spec, ["failure_rate", "referential_integrity", "media_exists", "source_readable"])
 
-    @dg.multi_asset(name=table.spec.view, specs=[spec], check_specs=checks, backfill_policy=backfill_policy)
+    @dg.multi_asset(name=table.spec.view, specs=[spec], check_specs=checks, backfill_policy=backfill_policy, pool=stage.pool)
     def previews(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Draw."""
         yield from materialize(context, curation, stage)

@@ -8,6 +8,7 @@ from curation_assets.curation.checks import media_exists, referential_integrity
 from curation_assets.curation.media_looks import look_at_transcoded_clips
 from curation_assets.curation.transcoded_clips import CODE_VERSION, update_transcoded_clips
 from curation_assets.defs.metadata import asset_spec, backfill_policy, check_specs
+from curation_assets.defs.pools import DECODE
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.stages import CurationStage, Table, materialize
 from curation_assets.schemas.clip_scores import SCORER_TABLES
@@ -20,6 +21,7 @@ from curation_assets.settings import Config
 STAGE = CurationStage(
     tables=(Table(TRANSCODED_CLIPS, CODE_VERSION, look_at_transcoded_clips, (referential_integrity, media_exists)),),
     update=lambda run, _: update_transcoded_clips(run),
+    pool=DECODE,
 )
 
 
@@ -37,7 +39,7 @@ def build_transcoded_clips(config: Config) -> dg.AssetsDefinition:
     )
     checks = check_specs(TRANSCODED_CLIPS, ["failure_rate", "referential_integrity", "media_exists", "source_readable"])
 
-    @dg.multi_asset(name="transcoded_clips", specs=[spec], check_specs=checks, backfill_policy=backfill_policy)
+    @dg.multi_asset(name="transcoded_clips", specs=[spec], check_specs=checks, backfill_policy=backfill_policy, pool=STAGE.pool)
     def transcoded_clips(context: dg.AssetExecutionContext, curation: CurationResource) -> Iterator[dg.MaterializeResult[None]]:
         """Copy or encode."""
         yield from materialize(context, curation, STAGE)
