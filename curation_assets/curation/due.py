@@ -40,7 +40,7 @@ def source_due(run: SourceRun, *, is_own: Callable[[TableSpec], bool] = lambda _
     Raises:
         StoreError: a table cannot be read.
     """
-    if run.table(RAW_VIDEOS).snapshot() is None:
+    if run.table(RAW_VIDEOS).snapshot() is None and is_own(RAW_VIDEOS):
         return Due(1, combine(["never listed"]), has_tables=False)
     items = list(_items(run, is_own))
     return Due(len(items), combine(items))
