@@ -53,6 +53,12 @@ class RemoteStore(ObjectStore):
                 return
             yield [_info(dict(meta)) for meta in batch]
 
+    def folder_stamps(self, prefix: str, *, inner: str) -> dict[str, str]:  # noqa: D102
+        del inner
+        with _errors(self.uri(prefix)):
+            found = obstore.list_with_delimiter(self._store, prefix.strip("/"))
+        return {str(folder).rstrip("/").rpartition("/")[2]: "" for folder in found["common_prefixes"]}
+
     def head(self, key: str) -> ObjectInfo:  # noqa: D102
         with _errors(self.uri(key)):
             return _info(dict(obstore.head(self._store, key)))

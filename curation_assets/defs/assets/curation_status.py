@@ -2,8 +2,7 @@
 
 import dagster as dg
 
-from curation_assets.curation.corpus_status import corpus_status
-from curation_assets.curation.status import source_status
+from curation_assets.curation.corpus_status import corpus_status, source_statuses
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.defs.metadata import OWNERS
 from curation_assets.defs.partitions import sync_partitions
@@ -25,13 +24,15 @@ def curation_status(context: dg.AssetExecutionContext, curation: CurationResourc
     names = warehouse.registry.sync(curation.config())
     sync_partitions(context.instance, names)
     lines, num_pending, num_items = [], 0, 0
-    for name in names:
-        for view, table in source_status(curation.source_run(name, context)).items():
+    run = curation.corpus_run(context)
+    for name, tables in source_statuses(run).items():
+        for view, table in tables.items():
             outcomes = ", ".join(f"{number:,} {code}" for code, number in table["outcomes"].items()) or "nothing yet"
             lines.append(f"| {name} | {view} | {outcomes} | {table['pending']:,} |")
             num_pending += table["pending"]
             num_items += sum(table["outcomes"].values())
-    corpus = corpus_status(curation.corpus_run(context))
+    corpus = corpus_status(run)
+    run.summaries.save()
     for view, table in corpus.items():
         said = ", ".join(f"{number:,} {reason}" for reason, number in table["outcomes"].items()) or "nothing yet"
         lines.append(f"| all | {view} | {said} | {'behind' if table['pending'] else 0} |")
