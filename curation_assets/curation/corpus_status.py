@@ -12,6 +12,7 @@ from curation_assets.curation.duplicates import duplicates_fingerprint
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.search_index import search_index_fingerprint
 from curation_assets.curation.sources import some_names
+from curation_assets.curation.splitters import consumed_settings
 from curation_assets.curation.status import source_status
 from curation_assets.curation.summaries import code_hash
 from curation_assets.curation.warehouse import deciding_model, table_specs
@@ -43,7 +44,9 @@ def source_statuses(run: CorpusRun, names: Sequence[str] | None = None) -> dict[
         record, settings = run.sources[name]
         tree = json.dumps(record.settings, sort_keys=True)
         if tree not in by_tree:
-            by_tree[tree] = fingerprint(base, record.settings, duplicates if settings.transcoded_clips.skip_duplicates else None)
+            # a splitter's weights may be a file, which may be another one now
+            consumed = [consumed_settings(settings), duplicates if settings.transcoded_clips.skip_duplicates else None]
+            by_tree[tree] = fingerprint(base, record.settings, consumed)
         keys[name] = by_tree[tree]
     return run.summaries.values("status", chosen, lambda name: source_status(run.source_run(name)), keys=keys)
 

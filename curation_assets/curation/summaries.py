@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,8 @@ from curation_assets.storage.layout import SUMMARIES_KEY
 
 WORTH_SAVING = 64  # values; fewer are computed again in no time, and a small warehouse needs no such object
 _THREADS = 8
+_SAVE_INTERVAL_S = 60.0
+_FORM = 1  # of the object; another one is not read
 
 
 class Summaries:
@@ -49,23 +52,26 @@ class Summaries:
             compute: makes a source's value, JSON-like; called in threads.
             keys: by source, a hash of what else the value depends on beside the source's tables.
         """
-        _ = self._states  # before any table is read
+        _ = self.states  # taken before any table is read
         found: dict[str, Any] = {}
         missing = []
         for name in sources:
             key = keys[name] if keys else ""
             known = self._computed.get(name, {}).get(part) or self._remembered(name).get(part)
-            # computed by this object, it counts whatever happened since
             if known is not None and known[0] == key:
                 found[name] = known[1]
             else:
                 missing.append(name)
         if len(missing) >= WORTH_SAVING:
             self._log(f"{part}: reading the tables of {len(missing):,} of {len(sources):,} sources, which changed or were never read")
+        saved_s = time.monotonic()
         with ThreadPoolExecutor(_THREADS) as threads:
             for name, value in zip(missing, threads.map(compute, missing) if len(missing) > 1 else map(compute, missing), strict=True):
                 found[name] = value
                 self._computed.setdefault(name, {})[part] = [keys[name] if keys else "", value]
+                if time.monotonic() - saved_s > _SAVE_INTERVAL_S:  # thousands that are read for the first time take minutes
+                    self.save()
+                    saved_s = time.monotonic()
         return {name: found[name] for name in sources}
 
     def save(self) -> None:
@@ -73,25 +79,27 @@ class Summaries:
         if sum(map(len, self._computed.values())) < WORTH_SAVING:
             return
         now = self._warehouse.changes.states(self._assets)
-        stored = self._load()
+        stored = self._load()  # another process may have saved too
         for name, parts in self._computed.items():
             state = now.of(name)
-            if state is None or state != self._states.of(name):
+            if state is None or state != self.states.of(name):
                 continue
             entry = stored.get(name)
             kept = entry["parts"] if entry is not None and entry["state"] == state else {}
             stored[name] = {"state": state, "parts": {**kept, **parts}}
-        self._computed = {}
+        self._stored, self._computed = stored, {}
+        data = json.dumps({"form": _FORM, "sources": stored}, separators=(",", ":"), ensure_ascii=False).encode()
         with suppress(Forbidden, NoSpace):
-            self._warehouse.store.put(SUMMARIES_KEY, json.dumps(stored, separators=(",", ":"), ensure_ascii=False).encode())
+            self._warehouse.store.put(SUMMARIES_KEY, data)
 
     def _remembered(self, name: str) -> Mapping[str, list[Any]]:
         entry = self._stored.get(name)
-        state = self._states.of(name)
+        state = self.states.of(name)
         return entry["parts"] if entry is not None and state is not None and entry["state"] == state else {}
 
     @cached_property
-    def _states(self) -> TableStates:
+    def states(self) -> TableStates:
+        """In which state all sources' tables were when the first value was asked for."""
         return self._warehouse.changes.states(self._assets)
 
     @cached_property
@@ -103,7 +111,7 @@ class Summaries:
             found = json.loads(self._warehouse.store.get(SUMMARIES_KEY))
         except (NotFound, ValueError):  # none yet, or damaged
             return {}
-        return found if isinstance(found, dict) else {}
+        return found["sources"] if isinstance(found, dict) and found.get("form") == _FORM else {}
 
 
 @functools.cache

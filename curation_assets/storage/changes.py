@@ -88,14 +88,17 @@ class TableStates:
 
     def __init__(self, writing: Set[str], done: Mapping[str, str], folders: Mapping[str, Mapping[str, str]]) -> None:
         self._writing, self._done, self._folders = writing, done, folders
+        self._hashes: dict[str, str] = {}
 
     def of(self, source: str) -> str | None:
         """Return a hash of one source's state, equal as long as its tables are; None while somebody is changing them."""
         if source in self._writing:
             return None
-        stamps = (f"{asset}={found.get(f'{source}.lance')}" for asset, found in self._folders.items())
-        text = " ".join([str(self._done.get(source)), *stamps])
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        if source not in self._hashes:
+            stamps = (f"{asset}={found.get(f'{source}.lance')}" for asset, found in self._folders.items())
+            text = " ".join([str(self._done.get(source)), *stamps])
+            self._hashes[source] = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        return self._hashes[source]
 
 
 def _listed(store: ObjectStore, prefix: str) -> list[ObjectInfo]:
