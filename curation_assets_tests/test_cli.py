@@ -65,6 +65,26 @@ def call(place, monkeypatch, capsys):
     return run
 
 
+def test_of_many_sources_the_sums_are_printed_and_those_with_something_to_do(call, place, samples):
+    assert call("run", "--source", f"mine={samples}", "--select", "raw_videos", "--set", "engine.workers=0")[0] == 0
+    entry = json.loads((place / "warehouse" / "sources" / "mine.json").read_text())
+    for number in range(50):
+        name = f"cam-{number:02d}"
+        (place / "warehouse" / "sources" / f"{name}.json").write_text(json.dumps({**entry, "name": name}))
+    code, out, _ = call("status")
+    assert code == 0
+    assert "51 sources" in out
+    assert "mine" in out  # its clips are still to come
+    assert "cam-" not in out
+    assert "0 more have some" in out
+    code, out, _ = call("status", "--source", "cam-07", "--source", "mine", "--json")
+    assert [item["source"] for item in json.loads(out)["sources"]] == ["cam-07", "mine"]
+    code, _, err = call("status", "--source", "cam-99")
+    assert code == 2
+    assert "no source named 'cam-99'; known: cam-00, cam-01" in err
+    assert "and 31 more" in err
+
+
 def test_run_then_everything_else(call, place, samples):
     code, out, err = call("run", "--source", f"mine={samples}", "--json", "--set", "engine.workers=0")
     assert code == 0, err

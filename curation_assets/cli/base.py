@@ -76,7 +76,7 @@ def source_records(config: Config) -> list[Any]:
     from curation_assets.curation.warehouse import Warehouse
 
     registry = Warehouse.of(config).registry
-    return [registry.get(name) for name in registry.names()]
+    return list(registry.records().values())
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from curation_assets.cli.base import (
     source_run,
     with_json,
 )
-from curation_assets.cli.show import failures, print_status, read_corpus_status, read_statuses, status_document, write_page
+from curation_assets.cli.show import failures, print_status, read_statuses, status_document, write_page
 from curation_assets.configuration import load_config, parse_assignments
 from curation_assets.settings import Config, SettingsError, SourceSettings
 
@@ -128,8 +128,7 @@ def curate(
         refuse_other_uri(config, name, settings.uri)
         warehouse.registry.put(_kept_settings(warehouse, SourceRecord.from_settings(name, settings)))
     registered = warehouse.registry.sync(config)
-    for name in names:
-        warehouse.registry.get(name)  # an unknown one is named here, before anything starts
+    warehouse.registry.chosen(names)  # an unknown one is named here, before anything starts
     if not registered:
         raise SettingsError("there is no source yet; name one: curation-assets run --source holidays=./videos")
     started = time.monotonic()
@@ -150,8 +149,7 @@ def curate(
     if result.is_interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
-    statuses = read_statuses(config, names or registered, overrides)
-    corpus = read_corpus_status(config, overrides)
+    statuses, corpus = read_statuses(config, names or registered, overrides)
     if as_json:
         print_json({**status_document(statuses, corpus), "run_ids": result.run_ids, "seconds": round(seconds, 3)})
     else:

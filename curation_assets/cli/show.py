@@ -1,8 +1,9 @@
-"""Show: `status`, `failures`, `why` and `sql`, which read and never write."""
+"""Show: `status`, `failures`, `why` and `sql`, which read and never write, but for what `status` remembers of many sources."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,20 @@ from rich.table import Column, Table
 from curation_assets.cli.base import cell, cli, command_line, err, out, print_json, settings_of, source_records, source_run, with_json
 from curation_assets.settings import Config, SettingsError
 
+_MOST_SOURCES = 40  # of more the sums are printed
+
 
 def read_statuses(
     config: Config, names: Sequence[str] | None = None, overrides: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Read the status of all sources, or of some, by name."""
-    from curation_assets.curation.status import source_status
-    from curation_assets.curation.warehouse import table_specs
-
-    statuses, specs = {}, table_specs(config)
-    for record in source_records(config):
-        if not names or record.name in names:
-            with source_run(config, record, overrides=overrides) as source:
-                statuses[record.name] = source_status(source, specs)
-    return statuses
-
-
-def read_corpus_status(config: Config, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read the status of the tables over all sources."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Read the status of all sources, or of some, by name, and that of the tables over all sources."""
     from curation_assets.curation.corpus import CorpusRun
-    from curation_assets.curation.corpus_status import corpus_status
+    from curation_assets.curation.corpus_status import corpus_status, source_statuses
 
-    return corpus_status(CorpusRun(config, overrides=overrides or {}))
+    run = CorpusRun(config, overrides=overrides or {}, log=lambda line: err.print(line, markup=False, soft_wrap=True))
+    statuses, corpus = source_statuses(run, names), corpus_status(run)
+    run.summaries.save()
+    return statuses, corpus
 
 
 def write_page(config: Config, page: Path) -> None:
@@ -54,15 +47,16 @@ def status_document(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any])
 
 
 def print_status(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any]) -> None:
-    """Print the status as a table."""
+    """Print the status as a table; of many sources the sums, and those for which there is something to do."""
     table = Table("source", Column("table", no_wrap=True), "items", "ok", "not ok", "pending videos")
-    for name, tables in statuses.items():
-        for place, (view, status) in enumerate(tables.items()):
-            outcomes = dict(status["outcomes"])
-            ok = outcomes.pop("ok", 0)
-            bad = ", ".join(f"{number:,} {code}" for code, number in outcomes.items())
-            total = ok + sum(outcomes.values())
-            table.add_row(cell(name) if place == 0 else "", view, f"{total:,}", f"{ok:,}", bad, f"{status['pending']:,}")
+    shown, more = statuses, 0
+    if len(statuses) > _MOST_SOURCES:
+        _add_rows(table, f"{len(statuses):,} sources", _sums(statuses.values()))
+        waiting = {name: tables for name, tables in statuses.items() if any(status["pending"] for status in tables.values())}
+        shown = dict(list(waiting.items())[:_MOST_SOURCES])
+        more = len(waiting) - len(shown)
+    for name, tables in shown.items():
+        _add_rows(table, name, tables)
     for place, (view, status) in enumerate(corpus.items()):
         total = sum(status["outcomes"].values())
         selected = status["outcomes"].get("selected")
@@ -70,21 +64,45 @@ def print_status(statuses: dict[str, dict[str, Any]], corpus: dict[str, Any]) ->
         is_behind = "behind" if status["pending"] else "0"
         table.add_row("all" if place == 0 else "", view, f"{total:,}", "" if selected is None else f"{selected:,}", said, is_behind)
     out.print(table)
+    if len(statuses) > _MOST_SOURCES:
+        out.print(
+            f"shown are the sums and sources with pending videos; {more:,} more have some. status --source NAME or --json shows the others"
+        )
+
+
+def _add_rows(table: Table, name: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    for place, (view, status) in enumerate(tables.items()):
+        outcomes = dict(status["outcomes"])
+        ok = outcomes.pop("ok", 0)
+        bad = ", ".join(f"{number:,} {code}" for code, number in outcomes.items())
+        total = ok + sum(outcomes.values())
+        table.add_row(cell(name) if place == 0 else "", view, f"{total:,}", f"{ok:,}", bad, f"{status['pending']:,}")
+
+
+def _sums(statuses: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Add up the status of each view over sources."""
+    sums: dict[str, dict[str, Any]] = {}
+    for tables in statuses:
+        for view, status in tables.items():
+            total = sums.setdefault(view, {"outcomes": Counter(), "pending": 0})
+            total["outcomes"].update(status["outcomes"])
+            total["pending"] += status["pending"]
+    return sums
 
 
 @cli.command()
 @click.option(
     "--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with a picture of each clip, selected or why not."
 )
+@click.option("--source", "names", multiple=True, metavar="NAME", help="Only these sources.")
 @with_json
 @click.pass_context
-def status(context: click.Context, page: Path | None, as_json: bool) -> None:
+def status(context: click.Context, page: Path | None, names: tuple[str, ...], as_json: bool) -> None:
     """Show how the items of every table ended, and how many videos wait for work."""
     config = settings_of(context)[1]
     if page is not None:
         write_page(config, page)
-    statuses = read_statuses(config)
-    corpus = read_corpus_status(config)
+    statuses, corpus = read_statuses(config, names or None)
     if as_json:
         print_json(status_document(statuses, corpus))
     elif statuses:
@@ -99,13 +117,14 @@ def status(context: click.Context, page: Path | None, as_json: bool) -> None:
 @click.pass_context
 def failures(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """List what failed or was cut short, and why."""
+    from curation_assets.curation.sources import some_names
     from curation_assets.curation.status import failures as list_failures
 
     config = settings_of(context)[1]
     found: list[dict[str, Any]] = []
     records = source_records(config)
     if unknown := set(names) - {record.name for record in records}:
-        known = ", ".join(record.name for record in records) or "none yet"
+        known = some_names([record.name for record in records])
         raise SettingsError(f"no source named {min(unknown)!r}; known: {known}")
     for record in records:
         if not names or record.name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from curation_assets.configuration import resolve_settings
 from curation_assets.curation.sources import SourceRecord
-from curation_assets.curation.warehouse import SourceRun, Warehouse
+from curation_assets.curation.summaries import Summaries
+from curation_assets.curation.warehouse import SourceRun, Warehouse, table_specs
 from curation_assets.engine.local import LocalEngine
+from curation_assets.schemas.clip_scores import SCORER_TABLES
 from curation_assets.schemas.table import TableSpec
+from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, ProcessingSettings
 from curation_assets.storage.corpus import CorpusTable
 
@@ -62,12 +66,21 @@ class CorpusRun:
     @cached_property
     def sources(self) -> dict[str, tuple[SourceRecord, ProcessingSettings]]:
         """Every source with its own settings, by name, sorted."""
-        records = (self.warehouse.registry.get(name) for name in self.warehouse.registry.names())
         base = self.config.processing()
-        return {
-            record.name: (record, resolve_settings(base, record.settings, self.overrides, where=f"source {record.name!r}"))
-            for record in records
-        }
+        resolved: dict[str, ProcessingSettings] = {}  # thousands of sources have few different settings
+        found = {}
+        for name, record in self.warehouse.registry.records().items():
+            own = json.dumps(record.settings, sort_keys=True)
+            if own not in resolved:
+                resolved[own] = resolve_settings(base, record.settings, self.overrides, where=f"source {name!r}")
+            found[name] = (record, resolved[own])
+        return found
+
+    @cached_property
+    def summaries(self) -> Summaries:
+        """What is remembered of the sources' tables, as they are when it is first asked."""
+        specs = (*table_specs(self.config), *SCORER_TABLES.values(), TRANSCODED_CLIPS)
+        return Summaries(self.warehouse, list({spec.asset for spec in specs}), log=self.log)
 
     def table(self, spec: TableSpec) -> CorpusTable:
         """One corpus table."""
@@ -86,7 +99,9 @@ class CorpusRun:
 
     def data_versions(self, spec: TableSpec) -> dict[str, str]:
         """Hash what one table says, by source; of sources that have none, of nothing."""
-        return {name: self.warehouse.table(spec, name).data_version() for name in self.sources}
+        return self.summaries.values(
+            f"version of {spec.asset}", list(self.sources), lambda name: self.warehouse.table(spec, name).data_version()
+        )
 
     @contextmanager
     def writing(self, spec: TableSpec) -> Iterator[CorpusTable]:

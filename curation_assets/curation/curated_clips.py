@@ -120,9 +120,8 @@ def same_video(name: str) -> str:
 
 def count_reasons(run: CorpusRun) -> dict[str, int]:
     """Count the selected clips, and the others by their first reason; the most frequent first."""
-    query = (
-        "SELECT coalesce(reject_reasons[1], 'selected') AS reason, count(*) AS num FROM curated_clips GROUP BY 1 ORDER BY num DESC, reason"
-    )
+    # the rows: the view joins the files of all sources to them
+    query = "SELECT coalesce(reject_reasons[1], 'selected') AS reason, count(*) AS num FROM _curated_clips_rows GROUP BY 1 ORDER BY num DESC, reason"
     with run.connect() as connection:
         return {reason: int(number) for reason, number in connection.execute(query).fetchall()}
 

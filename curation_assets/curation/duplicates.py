@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -85,9 +86,14 @@ def duplicates_fingerprint(run: CorpusRun, model: str) -> str:
 
 def _failed_transcodes(run: CorpusRun) -> str:
     """Hash which clips have no file because making it failed."""
-    with run.connect() as connection:
-        ids = f"SELECT md5(string_agg(clip_id, ',' ORDER BY clip_id)) FROM {TRANSCODED_CLIPS.view} WHERE outcome NOT IN ({_USABLE})"
-        return str(connection.execute(ids).fetchall()[0][0])
+
+    def failed(name: str) -> list[str]:
+        batches = run.warehouse.table(TRANSCODED_CLIPS, name).scan(["clip_id"], where=f"clip_id IS NOT NULL AND outcome NOT IN ({_USABLE})")
+        return sorted(clip_id for batch in batches for clip_id in batch.column("clip_id").to_pylist())
+
+    found = run.summaries.values("clips without file", list(run.sources), failed)
+    clips = sorted(clip_id for ids in found.values() for clip_id in ids)
+    return hashlib.md5(",".join(clips).encode(), usedforsecurity=False).hexdigest() if clips else str(None)
 
 
 def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from curation_assets.curation.clips import expected_clips
 from curation_assets.curation.expected import Expected
 from curation_assets.curation.frame_sets import expected_frames
 from curation_assets.curation.select import judging_tables, reject_reason_sql
-from curation_assets.curation.warehouse import SourceRun
+from curation_assets.curation.warehouse import Header, SourceRun
 from curation_assets.schemas.clip_scores import CLIP_SCORES_AESTHETIC, CLIP_SCORES_PIXELS
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.table import TableSpec
@@ -20,6 +20,7 @@ from curation_assets.schemas.table import TableSpec
 _DIGESTS = "SELECT video_id, md5(string_agg(clip_id, ',' ORDER BY clip_id)) FROM {kept} GROUP BY video_id"
 _MEMBERS = "SELECT video_id, clip_id FROM {kept} WHERE video_id IN ({ids})"
 NO_CLIPS = "none"
+_FEW_CLIPS = 10_000
 
 
 def kept_digests(run: SourceRun, *, without: TableSpec | None = None) -> tuple[dict[str, str], set[str]]:
@@ -41,7 +42,14 @@ def kept_digests(run: SourceRun, *, without: TableSpec | None = None) -> tuple[d
         judged &= scored.keys()
     judged -= waiting
     digests = {identity: NO_CLIPS for identity in ready if identity not in waiting}
-    if judged:
+    if judged and without is None and not judging_tables(run.settings.clip_scores.thresholds) and _num_clips(ready) <= _FEW_CLIPS:
+        # all of them are kept: DuckDB would take ten times as long to start as to count, and thousands of sources are asked
+        clips: dict[str, list[str]] = {}
+        rows = run.read(CLIPS, ["video_id", "clip_id"])
+        for identity, clip in zip(rows.column("video_id").to_pylist(), rows.column("clip_id").to_pylist(), strict=True):
+            clips.setdefault(identity, []).append(clip)
+        digests |= {identity: digest_of(sorted(found)) for identity, found in clips.items() if identity in judged and identity in digests}
+    elif judged:
         with _connected(run, without) as connection:
             for identity, digest in connection.execute(_DIGESTS.format(kept=_kept_sql(run, without))).fetchall():
                 if identity in judged and identity in digests:
@@ -64,6 +72,10 @@ def digest_of(clip_ids: Sequence[str]) -> str:
     import hashlib
 
     return hashlib.md5(",".join(clip_ids).encode(), usedforsecurity=False).hexdigest() if clip_ids else NO_CLIPS
+
+
+def _num_clips(headers: Mapping[str, Header]) -> int:
+    return sum(header.num_rows for header in headers.values())
 
 
 def _expected_scores(run: SourceRun, table: TableSpec) -> Expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,18 +48,21 @@ def all_corpus_specs(config: Config) -> list[TableSpec]:
 def connect_config(config: Config, overrides: Mapping[str, Any] | None = None) -> views.SqlConnection:
     """Open all sources' tables for SQL, lazily; a run's overrides of the thresholds win over the sources' own."""
     warehouse = Warehouse.of(config)
-    names = warehouse.registry.names()
+    records = warehouse.registry.records()
+    base, by_tree = config.processing(), {}  # thousands of sources have few different settings
     rejects, judges = {}, {}
-    for name in names:
-        settings = resolve_settings(config.processing(), warehouse.registry.get(name).settings, overrides or {}, where=f"source {name!r}")
-        rejects[name] = reject_reason_sql(settings.clip_scores.thresholds)
-        judges[name] = judging_tables(settings.clip_scores.thresholds)
+    for name, record in records.items():
+        tree = json.dumps(record.settings, sort_keys=True)
+        if tree not in by_tree:
+            thresholds = resolve_settings(base, record.settings, overrides or {}, where=f"source {name!r}").clip_scores.thresholds
+            by_tree[tree] = reject_reason_sql(thresholds), judging_tables(thresholds)
+        rejects[name], judges[name] = by_tree[tree]
     specs = [*all_specs(config), *all_corpus_specs(config)]
     running = [SCORER_TABLES[name] for name in config.clip_scores.scorers]
     return views.connect(
         warehouse.layout,
         specs,
-        names,
+        list(records),
         storage_options=warehouse.storage_options,
         reject_sql=rejects,
         judged_by=judges,

@@ -26,8 +26,10 @@ def delete_source_tables(config: Config, source: str) -> int:
         for asset in assets:
             held.enter_context(Lease(store, layout.lease_prefix(asset, source), run_id="sources remove", wait_s=0))
         for asset in assets:
+            warehouse.changes.begin(asset, source)
             num_deleted += store.delete_prefix(layout.table_key(asset, source) + "/")
             num_deleted += store.delete_prefix(layout.media_prefix(asset, source))
+            warehouse.changes.end(asset, source)
     for asset in assets:
         store.delete_prefix(layout.lease_prefix(asset, source))
     return num_deleted

@@ -16,6 +16,7 @@ import pyarrow as pa
 from curation_assets.curation.corpus import CorpusReport, CorpusRun, unchanged
 from curation_assets.curation.curated_clips import same_video
 from curation_assets.curation.fingerprints import fingerprint
+from curation_assets.curation.summaries import code_hash
 from curation_assets.models import registry
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.embeddings import embeddings_table
@@ -150,7 +151,7 @@ def update_search_index(run: CorpusRun, model: str) -> CorpusReport:
     spec = search_index_table(model, registry.spec(model).dim)
     with run.writing(spec) as table:
         vectors = open_vectors(run, model)
-        expected = _fingerprint(run, model, vectors)
+        expected = _fingerprint(run, model, {name: one.version for name, one in vectors.items()})
         if (report := unchanged(table, expected, started)) and _is_whole(table):
             return report
         live = live_clips(run, model, list(vectors))
@@ -172,11 +173,17 @@ def update_search_index(run: CorpusRun, model: str) -> CorpusReport:
 
 def search_index_fingerprint(run: CorpusRun, model: str) -> str:
     """Hash all that one model's search index is made from."""
-    return _fingerprint(run, model, open_vectors(run, model))
+
+    def version(name: str) -> str | None:
+        snapshot = run.warehouse.table(spec, name).snapshot()
+        return None if snapshot is None else SourceVectors(run, name, snapshot).version
+
+    spec = embeddings_table(model, registry.spec(model).dim)
+    versions = run.summaries.values(f"vectors of {model}", list(run.sources), version, keys=dict.fromkeys(run.sources, code_hash()))
+    return _fingerprint(run, model, {name: found for name, found in versions.items() if found is not None})
 
 
-def _fingerprint(run: CorpusRun, model: str, vectors: dict[str, SourceVectors]) -> str:
-    versions = {name: one.version for name, one in vectors.items()}
+def _fingerprint(run: CorpusRun, model: str, versions: dict[str, str]) -> str:
     return fingerprint("search_index", CODE_VERSION, model, run.config.search.index_from, versions)
 
 

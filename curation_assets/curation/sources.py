@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from curation_assets.configuration import merge
@@ -17,14 +19,18 @@ from curation_assets.curation.source_object import SourceObject
 from curation_assets.curation.watched_names import source_folder, watched_source_name
 from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import Config, SettingsError, SourceSettings, WatchSettings
-from curation_assets.storage.errors import Forbidden, NotFound, SourceNotFound, StoreError, Unavailable
-from curation_assets.storage.layout import Layout, check_source_name
+from curation_assets.storage.errors import Forbidden, NoSpace, NotFound, SourceNotFound, StoreError, Unavailable
+from curation_assets.storage.layout import REGISTRY_COPY_KEY, SOURCES_PREFIX, Layout, check_source_name
 from curation_assets.storage.objects import ObjectInfo, ObjectStore, behind_folder, child_uri, open_store
 
 MANIFEST_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
 _KEY_COLUMNS = ("key", "uri", "url", "path")
 _PAGE = 1000
 _HEAD_THREADS = 16
+_READ_THREADS = 16
+_WORTH_COPYING = 256  # entries; fewer are read one by one in no time
+_SETTLED = timedelta(seconds=5)
+_NAMED = 20
 
 Regions = tuple[tuple[int, int], ...] | None
 
@@ -97,11 +103,11 @@ def checked_name(name: str) -> str:
         raise SettingsError(str(error)) from error
 
 
-SOURCES_PREFIX = "sources/"
-
-
 class SourceRegistry:
-    """`<warehouse>/sources/<name>.json`, one object per source: the owner of what a source is."""
+    """`<warehouse>/sources/<name>.json`, one object per source: the owner of what a source is.
+
+    Of thousands of sources a copy in one object is kept: a listing says which entries are still as they are there.
+    """
 
     def __init__(self, store: ObjectStore, layout: Layout) -> None:
         self._store = store
@@ -109,12 +115,7 @@ class SourceRegistry:
 
     def names(self) -> list[str]:
         """List the names of all sources, sorted."""
-        prefix = SOURCES_PREFIX
-        try:
-            keys = [info.key for page in self._store.list_pages(prefix) for info in page]
-        except NotFound:
-            return []
-        return sorted(key.removeprefix(prefix).removesuffix(".json") for key in keys if key.endswith(".json"))
+        return sorted(self._entries())
 
     def get(self, name: str) -> SourceRecord:
         """Read one source.
@@ -124,7 +125,7 @@ class SourceRegistry:
         """
         record = self.find(name)
         if record is None:
-            known = ", ".join(self.names()) or "none yet"
+            known = some_names(self.names())
             raise SettingsError(f"no source named {name!r}; known: {known}. Add it with: curation-assets sources add {name} URI")
         return record
 
@@ -135,14 +136,41 @@ class SourceRegistry:
             SettingsError: its entry is damaged.
         """
         try:
-            data = self._store.get(self._layout.source_key(checked_name(name)))
+            return self._parse(name, self._store.get(self._layout.source_key(checked_name(name))))
         except NotFound:
             return None
-        try:
-            return SourceRecord(**json.loads(data))
-        except (ValueError, TypeError) as error:
-            where = self._store.uri(self._layout.source_key(name))
-            raise SettingsError(f"{where} is damaged ({error}); remove it and add the source again") from error
+
+    def records(self) -> dict[str, SourceRecord]:
+        """Read all sources, by name, sorted.
+
+        Raises:
+            SettingsError: an entry is damaged.
+        """
+        entries = self._entries()
+        copied = self._copied() if len(entries) >= _WORTH_COPYING else {}
+        known = {name: copied[name][1] for name, info in entries.items() if name in copied and copied[name][0] == info.etag}
+        other = [name for name in entries if name not in known]
+        with ThreadPoolExecutor(_READ_THREADS) as threads:
+            read = dict(zip(other, threads.map(self._get_if_there, other), strict=True))
+        if len(other) >= _WORTH_COPYING:
+            # an entry that is written twice within one tick of a file system's clock can have the same etag twice
+            before = datetime.now(UTC) - _SETTLED
+            settled = {name: data for name, data in read.items() if data is not None and entries[name].last_modified < before}
+            copy = {name: [entries[name].etag, data] for name, data in (known | settled).items()}
+            with suppress(Forbidden, NoSpace):  # who may only read reads them all every time
+                self._store.put(REGISTRY_COPY_KEY, json.dumps(copy, ensure_ascii=False).encode())
+        return {name: self._record(name, data) for name, data in sorted((known | read).items()) if data is not None}
+
+    def chosen(self, names: Collection[str]) -> list[SourceRecord]:
+        """Read some sources, in the order of their names.
+
+        Raises:
+            SettingsError: there is none of a name, or an entry is damaged.
+        """
+        if len(names) < _WORTH_COPYING:
+            return [self.get(name) for name in sorted(names)]
+        known = self.records()
+        return [known[name] if name in known else self.get(name) for name in sorted(names)]
 
     def put(self, record: SourceRecord) -> None:
         """Add or replace a source."""
@@ -155,12 +183,60 @@ class SourceRegistry:
 
     def sync(self, config: Config) -> list[str]:
         """Upsert the settings file's sources and return all names."""
-        known = set(self.names())
-        for name, settings in config.sources.items():
-            record = SourceRecord.from_settings(name, settings)
-            if name not in known or self.get(name) != record:
-                self.put(record)
-        return sorted(known | config.sources.keys())
+        wanted = [SourceRecord.from_settings(name, settings) for name, settings in config.sources.items()]
+        if len(wanted) >= _WORTH_COPYING:
+            known = self.records()
+        else:
+            known = {record.name: record for record in self.chosen([name for name in self.names() if name in config.sources])}
+        changed = [record for record in wanted if known.get(record.name) != record]
+        with ThreadPoolExecutor(_READ_THREADS) as threads:
+            list(threads.map(self.put, changed))
+        return sorted({*self.names(), *config.sources})
+
+    def _entries(self) -> dict[str, ObjectInfo]:
+        try:
+            found = [info for page in self._store.list_pages(SOURCES_PREFIX) for info in page]
+        except NotFound:
+            return {}
+        return {info.key.removeprefix(SOURCES_PREFIX).removesuffix(".json"): info for info in found if info.key.endswith(".json")}
+
+    def _copied(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._store.get(REGISTRY_COPY_KEY))
+        except (NotFound, ValueError):  # none yet, or damaged: it is made anew
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _get_if_there(self, name: str) -> Any:
+        try:
+            return self._json(name, self._store.get(self._layout.source_key(name)))
+        except NotFound:  # removed since it was listed
+            return None
+
+    def _json(self, name: str, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise self._damaged(name, error) from error
+
+    def _parse(self, name: str, data: bytes) -> SourceRecord:
+        return self._record(name, self._json(name, data))
+
+    def _record(self, name: str, tree: Any) -> SourceRecord:
+        try:
+            return SourceRecord(**tree)
+        except TypeError as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> SettingsError:
+        where = self._store.uri(self._layout.source_key(name))
+        return SettingsError(f"{where} is damaged ({error}); remove it and add the source again")
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Name a few sources, and how many more there are."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return (", ".join(names[:_NAMED]) or "none yet") + more
 
 
 def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:

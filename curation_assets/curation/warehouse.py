@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from curation_assets.schemas.search_index import search_index_table
 from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, ProcessingSettings, SettingsError
+from curation_assets.storage.changes import ChangeMarks
 from curation_assets.storage.corpus import CorpusTable
 from curation_assets.storage.layout import Layout
 from curation_assets.storage.leases import Lease
@@ -70,10 +72,16 @@ class Warehouse:
         """What the sources are."""
         return SourceRegistry(self.store, self.layout)
 
+    @cached_property
+    def changes(self) -> ChangeMarks:
+        """What tells, without a table being opened, whether a source's tables changed."""
+        return ChangeMarks(lambda: self.store, self.layout)
+
     def table(self, spec: TableSpec, source: str) -> VideoTable:
         """One source's table; opened when it is used."""
         uri = self.layout.table_uri(spec.asset, source)
-        return VideoTable(uri, spec, source=source, storage_options=self.storage_options)
+        announce = functools.partial(self.changes.begin, spec.asset, source)
+        return VideoTable(uri, spec, source=source, storage_options=self.storage_options, before_write=announce)
 
     def corpus_table(self, spec: TableSpec) -> CorpusTable:
         """One table over all sources; opened when it is used."""
@@ -154,6 +162,8 @@ class SourceRun:
                 held.enter_context(self.warehouse.lease(spec, self.source, run_id=self.run_id or "no run", on_wait=self.log))
                 for spec in specs
             ]
+            for spec in specs:
+                held.enter_context(self.warehouse.changes.ending(spec.asset, self.source))
 
             def check() -> None:
                 for lease in leases:

@@ -30,6 +30,7 @@ def materialize_corpus(
     run = curation.corpus_run(context)
     try:
         report = update(run)
+        run.summaries.save()
         shown = looked_at(context, look, run)
     except Unavailable as error:
         raise dg.RetryRequested(max_retries=2, seconds_to_wait=10) from error

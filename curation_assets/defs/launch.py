@@ -1,5 +1,6 @@
 """Launch: start a run from the command line, in this process, on the instance that the UI shows."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,8 @@ def launch(
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     order = list(video_sources.get_partition_keys(dynamic_partitions_store=instance))
-    places = sorted(order.index(name) for name in names)
+    place_of = {name: place for place, name in enumerate(order)}
+    places = sorted(place_of[name] for name in names)
     results = []
 
     def curate_sources(asset_keys: list[dg.AssetKey]) -> LaunchResult:
@@ -176,8 +178,8 @@ def _check_sources(config_path: Path | None, names: Sequence[str], overrides: Ma
     """Name what no source takes, and what splitters and encoders demand that is not there, before the first video is read."""
     config = load_config(config_path, overrides)
     registry = Warehouse.of(config).registry
-    own = (registry.get(name).settings for name in names)
-    settings = [resolve_settings(config.processing(), tree, overrides, where="settings") for tree in own]
+    own = {json.dumps(record.settings, sort_keys=True): record.settings for record in registry.chosen(names)}
+    settings = [resolve_settings(config.processing(), tree, overrides, where="settings") for tree in own.values()]
     check_overrides_are_taken(overrides, [item.clips.splitter for item in settings])
     if dg.AssetKey(CLIPS.asset_key) in assets:
         for item in settings:

@@ -40,7 +40,8 @@ def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
     for tries_left in range(_TRIES - 1, -1, -1):
         present = instance.get_dynamic_partitions(video_sources.name or "")
         try:
-            _add(instance, [name for name in wanted if name not in set(present)])
+            known = set(present)
+            _add(instance, [name for name in wanted if name not in known])
             break
         except IntegrityError:  # another run added one of them since they were listed
             if not tries_left:

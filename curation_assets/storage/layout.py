@@ -11,6 +11,10 @@ from curation_assets.storage.objects import child_uri, root_uri
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "curation-assets")
 MAX_SOURCE_NAME_LEN = 120
+SOURCES_PREFIX = "sources/"
+CHANGES_PREFIX, WRITERS_PREFIX = "changes/done/", "changes/writing/"
+SUMMARIES_KEY = "changes/summaries.json"
+REGISTRY_COPY_KEY = "changes/sources.json"
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -75,7 +79,15 @@ class Layout:
 
     def source_key(self, name: str) -> str:
         """Return the key of a source's entry in the registry."""
-        return f"sources/{check_source_name(name)}.json"
+        return f"{SOURCES_PREFIX}{check_source_name(name)}.json"
+
+    def change_key(self, source: str) -> str:
+        """Return the key of the mark that every change of a source's tables makes anew."""
+        return f"{CHANGES_PREFIX}{check_source_name(source)}"
+
+    def writers_prefix(self, asset: str, source: str) -> str:
+        """Return the folder of the marks of those who write one table, ending in a slash."""
+        return f"{WRITERS_PREFIX}{check_source_name(source)}/{asset}/"
 
     def watch_prefix(self, watch: str) -> str:
         """Return the folder of what a sensor remembers of one watched root, ending in a slash."""

@@ -117,6 +117,26 @@ class LocalStore(ObjectStore):
         except OSError as error:
             raise store_error(error, str(folder)) from error
 
+    def folder_stamps(self, prefix: str, *, inner: str) -> dict[str, str]:  # noqa: D102
+        folder = str(self.local_path(prefix))
+        stamps = {}
+        try:
+            with os.scandir(folder) as scan:
+                names = [entry.name for entry in scan if entry.is_dir()]
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise store_error(error, folder) from error
+        for name in names:
+            path = f"{folder}/{name}/{inner}"
+            try:
+                stamps[name.translate(_TO_SHOWN)] = str(os.stat(path).st_mtime_ns)  # noqa: PTH116 - of 80,000 tables Path takes twice as long
+            except FileNotFoundError:
+                stamps[name.translate(_TO_SHOWN)] = ""
+            except OSError as error:
+                raise store_error(error, path) from error
+        return stamps
+
     @staticmethod
     def _is_folder(path: Path) -> bool:
         try:

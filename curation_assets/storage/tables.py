@@ -82,13 +82,23 @@ class VideoTable:
         spec: the schema.
         source: partition, for messages; None for a corpus table.
         storage_options: as for `open_store`.
+        before_write: called before anything that changes what the table says.
     """
 
-    def __init__(self, uri: str, spec: TableSpec, *, source: str | None = None, storage_options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        spec: TableSpec,
+        *,
+        source: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
         self.uri = uri
         self.spec = spec
         self.source = source
         self._options = dict(storage_options or {})
+        self._before_write = before_write
 
     def __repr__(self) -> str:
         return f"VideoTable({self.uri!r})"
@@ -223,6 +233,7 @@ class VideoTable:
 
     def _write(self, action: Callable[[lance.LanceDataset], object]) -> None:
         """Run a write on the newest version, again with a growing pause while other writers win."""
+        self._before_write()
         for attempt in range(CONFLICT_ATTEMPTS):
             try:
                 dataset = self._open_for_write()

@@ -11,15 +11,18 @@ import decimal
 import math
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
+from pyarrow.fs import LocalFileSystem
 
 from curation_assets.schemas.clip_scores import NOT_SCORED, SCORED_BY, SCORER_TABLES, score_names
 from curation_assets.schemas.table import TableSpec
@@ -154,15 +157,16 @@ class SqlConnection:
             select = plain
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {_identifier(spec.view)} AS {select}")
 
-    def _register(self, table: str, spec: TableSpec) -> int:
-        """Make a table for DuckDB and say of how many datasets."""
-        if spec.is_corpus:
-            snapshot = open_snapshot(self._layout.table_uri(spec.asset), spec, storage_options=self._options)
-            snapshots = [snapshot] if snapshot else []
-        else:
-            snapshots = _open_all(self._layout, spec, self._sources, self._options)
-        self._connection.register(table, UnionTable(spec, snapshots, errors=self._scan_errors))
-        return len(snapshots)
+    def _register(self, table: str, spec: TableSpec) -> UnionTable:
+        """Make a table for DuckDB; its datasets are opened when they are read."""
+        sources: Sequence[str | None] = [None] if spec.is_corpus else self._sources
+
+        def open_one(source: str | None) -> Snapshot | None:
+            return open_snapshot(self._layout.table_uri(spec.asset, source), spec, storage_options=self._options)
+
+        union = UnionTable(spec, sources, open_one, errors=self._scan_errors)
+        self._connection.register(table, union)
+        return union
 
     def _joined_scores_sql(self) -> str:
         """Join the scorers' tables: one row per clip that any of them has scored, with the scores that are of the same version of its video.
@@ -172,7 +176,7 @@ class SqlConnection:
         """
         scorers = list(SCORER_TABLES.values())
         tables = {spec.asset: f"_{spec.asset.replace('/', '_')}_table" for spec in scorers}
-        found = [spec for spec in self._scorers if spec.view in self._specs and self._register(tables[spec.asset], spec)]
+        found = [spec for spec in self._scorers if spec.view in self._specs and self._register(tables[spec.asset], spec).is_there()]
         if not found:  # no rows, of the columns that there would be
             found = scorers[:1]
             self._register(tables[found[0].asset], found[0])
@@ -200,11 +204,14 @@ class SqlConnection:
 
     def _scores_sql(self, spec: TableSpec, table: str) -> str:
         """Apply each source's thresholds to the joined scores; a clip that a scorer they need has not scored is not judged."""
-        cases = []
+        alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # of thousands of sources most have the same thresholds
         for source, sql in self._reject_sql.items():
-            needed = [_literal(scorer.asset) for scorer in self._judged_by.get(source, ())]
+            needed = tuple(_literal(scorer.asset) for scorer in self._judged_by.get(source, ()))
+            alike.setdefault((sql, needed), []).append(_literal(source))
+        cases = []
+        for (sql, needed), sources in alike.items():
             waits = f"NOT list_has_all({SCORED_BY}, [{', '.join(needed)}]::VARCHAR[])"
-            cases.append(f"WHEN source = {_literal(source)} THEN CASE WHEN {waits} THEN {_literal(NOT_SCORED)} ELSE ({sql}) END")
+            cases.append(f"WHEN source IN ({', '.join(sources)}) THEN CASE WHEN {waits} THEN {_literal(NOT_SCORED)} ELSE ({sql}) END")
         reason = f"CASE {' '.join(cases)} ELSE NULL END" if cases else "NULL"
         judged = f"SELECT *, ({reason})::VARCHAR AS reject_reason FROM {_identifier(table)}"
         kept = f"CASE WHEN reject_reason = {_literal(NOT_SCORED)} THEN NULL ELSE reject_reason IS NULL END AS kept"
@@ -250,20 +257,33 @@ def connect(
 class UnionTable(pads.Dataset):  # type: ignore[misc]
     """One table over all its sources, as the Arrow dataset that DuckDB scans: it asks for `scanner(columns, filter)`.
 
+    A source's dataset is opened when a scan comes to it, and stays open, so that all scans of a query see one version; sources that the filter rules out
+    are not opened.
+
     Args:
         spec: the table.
-        snapshots: of every source that has it.
+        sources: which may or may not have the table; `[None]` for a table over all sources.
+        open_one: opens the table of one of them, None where there is none.
         errors: where a scan leaves the error that ends it.
     """
 
-    def __init__(self, spec: TableSpec, snapshots: Sequence[Snapshot], *, errors: list[StoreError]) -> None:
+    def __init__(
+        self,
+        spec: TableSpec,
+        sources: Sequence[str | None],
+        open_one: Callable[[str | None], Snapshot | None],
+        *,
+        errors: list[StoreError],
+    ) -> None:
         self._spec = spec
-        self._snapshots = snapshots
+        self._sources = sources
+        self._open_one = open_one
+        self._opened: dict[str | None, Snapshot | None] = {}
         self._errors = errors
         self._names = [name for name in spec.schema.names if name not in spec.blob_columns]
 
     def __repr__(self) -> str:
-        return f"UnionTable({self._spec.view}, {len(self._snapshots)} datasets)"
+        return f"UnionTable({self._spec.view}, {len(self._sources)} sources)"
 
     @property
     def schema(self) -> pa.Schema:
@@ -272,14 +292,46 @@ class UnionTable(pads.Dataset):  # type: ignore[misc]
 
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> UnionScanner:  # noqa: A002 - the name is Arrow's
         """Begin a scan of some columns and rows."""
-        return UnionScanner(self._snapshots, self.schema, list(columns or self._names), filter, errors=self._errors)
+        return UnionScanner(self._snapshots(filter), self.schema, list(columns or self._names), filter, errors=self._errors)
+
+    def is_there(self) -> bool:
+        """Say whether any source has the table."""
+        return next(self._snapshots(None), None) is not None
+
+    def _snapshots(self, where: Any) -> Iterator[Snapshot]:
+        """Open what a filter may want, a few ahead of the reader."""
+        sources = self._sources if where is None or len(self._sources) <= OPEN_THREADS else self._wanted(where)
+        for start in range(0, len(sources), OPEN_THREADS):
+            some = sources[start : start + OPEN_THREADS]
+            unknown = [source for source in some if source not in self._opened]
+            if len(unknown) > 1:
+                with ThreadPoolExecutor(OPEN_THREADS) as threads:
+                    self._opened.update(zip(unknown, threads.map(self._open_one, unknown), strict=True))
+            else:
+                self._opened.update((source, self._open_one(source)) for source in unknown)
+            for source in some:
+                if (snapshot := self._opened[source]) is not None:
+                    yield snapshot
+
+    def _wanted(self, where: Any) -> list[str | None]:
+        """Leave out the sources whose rows a filter cannot take: Arrow finds that out from what holds of all rows of a fragment."""
+        return [str(fragment.path) for fragment in self._named_fragments.get_fragments(filter=where)]
+
+    @cached_property
+    def _named_fragments(self) -> pads.Dataset:
+        files = pads.IpcFileFormat()  # the fragments are never opened
+        filesystem = LocalFileSystem()
+        fragments = [
+            files.make_fragment(source, filesystem, partition_expression=pc.field("source") == source) for source in self._sources if source
+        ]
+        return pads.FileSystemDataset(fragments, self.schema, files, filesystem)
 
 
 class UnionScanner:
     """One scan of a `UnionTable`."""
 
     def __init__(
-        self, snapshots: Sequence[Snapshot], schema: pa.Schema, columns: Sequence[str], where: Any, *, errors: list[StoreError]
+        self, snapshots: Iterable[Snapshot], schema: pa.Schema, columns: Sequence[str], where: Any, *, errors: list[StoreError]
     ) -> None:
         self._errors = errors
         self._snapshots = snapshots
@@ -299,16 +351,6 @@ class UnionScanner:
         except StoreError as error:
             self._errors.append(error)  # DuckDB hands on the text only
             raise
-
-
-def _open_all(layout: Layout, spec: TableSpec, sources: Sequence[str], options: dict[str, str]) -> list[Snapshot]:
-    def open_one(source: str) -> Snapshot | None:
-        return open_snapshot(layout.table_uri(spec.asset, source), spec, storage_options=options)
-
-    if len(sources) <= 1:
-        return [snapshot for snapshot in map(open_one, sources) if snapshot]
-    with ThreadPoolExecutor(OPEN_THREADS) as pool:
-        return [snapshot for snapshot in pool.map(open_one, sources) if snapshot]
 
 
 def json_rows(result: Any) -> list[dict[str, Any]]:

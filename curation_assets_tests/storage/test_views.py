@@ -161,6 +161,43 @@ def test_only_named_tables_are_opened(root: Root, monkeypatch: pytest.MonkeyPatc
     assert len(opened) == 1
 
 
+def test_of_many_sources_only_those_are_opened_whose_rows_may_count(local_root: Root, monkeypatch: pytest.MonkeyPatch):
+    names = ["it-s", *(f"s{number:02d}" for number in range(1, 40))]
+    for number, name in enumerate(names[:38]):  # two have no table
+        write_clips(local_root, name, number, number % 3)
+    opened: set[str] = set()
+    dataset = lance.dataset
+
+    def spy(uri: str, **settings: object) -> lance.LanceDataset:
+        opened.add(uri.rpartition("/")[2].removesuffix(".lance"))
+        return dataset(uri, **settings)
+
+    monkeypatch.setattr(lance, "dataset", spy)
+    with connect(Layout(local_root.uri), SPECS, names) as connection:
+
+        def ask(where: str) -> tuple[int, set[str]]:
+            opened.clear()
+            (found,) = rows_of(connection, f"SELECT count(*) FROM clips WHERE {where}")
+            return found[0], set(opened)
+
+        assert ask("source = 's05'") == (2, {"s05"})
+        assert ask("source IN ('s05', 's04', 'it-s', 's39', 'none')") == (3, {"s05", "s04", "it-s", "s39"})
+        assert ask("source = 's05' AND start_ns > 0") == (1, {"s05"})
+        assert ask("source = 's05' OR source = 's08'") == (4, {"s05", "s08"})
+        assert ask("source >= 's36'") == (1, {"s36", "s37", "s38", "s39"})
+        assert ask("source = 's05' OR start_ns = 10") == (13, set(names))
+        num_all = sum(number % 3 for number in range(38))
+        assert ask("true") == (num_all, set(names))
+        assert ask("source <> 's05'")[0] == num_all - 2
+        assert ask("source LIKE 's0%'")[0] == sum(number % 3 for number in range(1, 10))
+        assert ask("source IS NULL")[0] == 0
+        opened.clear()
+        twice = "SELECT count(*) FROM clips a JOIN clips b USING (source, clip_id) WHERE source = 's05'"
+        assert rows_of(connection, twice) == [(2,)]
+        with pytest.raises(ValueError, match="The views are"):
+            rows_of(connection, "SELECT 1 FROM nowhere")
+
+
 def test_tables_that_do_not_exist_yet_are_empty_with_types(local_root: Root):
     with connect(Layout(local_root.uri), SPECS, ["one"]) as connection:
         for spec in SPECS:

@@ -4,9 +4,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from curation_assets.curation.corpus_status import corpus_status
-from curation_assets.curation.status import source_status
-from curation_assets.curation.warehouse import Warehouse, table_specs
+from curation_assets.curation.corpus_status import corpus_status, source_statuses
+from curation_assets.curation.warehouse import Warehouse
 from curation_assets.defs.metadata import OWNERS
 from curation_assets.defs.partitions import sync_partitions
 from curation_assets.defs.resources import CurationResource
@@ -27,16 +26,16 @@ def curation_status(context: dg.AssetExecutionContext, curation: CurationResourc
     warehouse = Warehouse.of(curation.config())
     names = warehouse.registry.sync(curation.config())
     sync_partitions(context.instance, names)
-    corpus_run = curation.corpus_run(context)
-    specs = table_specs(corpus_run.config)
     lines, num_pending, num_items = [], 0, 0
-    for name in names:
-        for view, table in source_status(curation.source_run(name, context), specs).items():
+    run = curation.corpus_run(context)
+    for name, tables in source_statuses(run).items():
+        for view, table in tables.items():
             outcomes = ", ".join(f"{number:,} {code}" for code, number in table["outcomes"].items()) or "nothing yet"
             lines.append(f"| {name} | {view} | {outcomes} | {table['pending']:,} |")
             num_pending += table["pending"]
             num_items += sum(table["outcomes"].values())
-    corpus = corpus_status(corpus_run)
+    corpus = corpus_status(run)
+    run.summaries.save()
     for view, table in corpus.items():
         said = ", ".join(f"{number:,} {reason}" for reason, number in table["outcomes"].items()) or "nothing yet"
         lines.append(f"| all | {view} | {said} | {'behind' if table['pending'] else 0} |")
