@@ -202,9 +202,9 @@ def test_a_source_that_leaves_the_model_out_is_not_compared(corpus):
     corpus.update()
     corpus.write(WITHOUT)
     Warehouse.of(corpus.config).registry.sync(corpus.config)
-    assert read_statuses(corpus.config)["b"]["embeddings_fingerprint"]["pending"] == 1  # its rows are to go
+    assert read_statuses(corpus.config)[0]["b"]["embeddings_fingerprint"]["pending"] == 1  # its rows are to go
     corpus.curate("b")
-    assert read_statuses(corpus.config)["b"]["embeddings_fingerprint"] == {"outcomes": {}, "pending": 0}
+    assert read_statuses(corpus.config)[0]["b"]["embeddings_fingerprint"] == {"outcomes": {}, "pending": 0}
     run = corpus.run
     table = embeddings_table(MODEL, registry.spec(MODEL).dim)
     assert run.source_run("b").headers(table) == {}
