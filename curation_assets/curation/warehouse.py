@@ -162,8 +162,8 @@ class SourceRun:
                 held.enter_context(self.warehouse.lease(spec, self.source, run_id=self.run_id or "no run", on_wait=self.log))
                 for spec in specs
             ]
-            for spec in specs:
-                held.enter_context(self.warehouse.changes.ending(spec.asset, self.source))
+            for spec, lease in zip(specs, leases, strict=True):
+                held.enter_context(self.warehouse.changes.ending(spec.asset, self.source, check=lease.check))
 
             def check() -> None:
                 for lease in leases:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from curation_assets.storage.errors import NotFound, StoreError
+from curation_assets.storage.errors import LeaseLost, NotFound, StoreError
 from curation_assets.storage.layout import CHANGES_PREFIX, WRITERS_PREFIX, Layout
 from curation_assets.storage.objects import ObjectInfo, ObjectStore
 
@@ -33,34 +33,53 @@ class ChangeMarks:
 
     def __init__(self, store: Callable[[], ObjectStore], layout: Layout) -> None:
         self._open, self._layout = store, layout
-        self._begun: set[tuple[str, str]] = set()
+        self._begun: dict[tuple[str, str], str] = {}
 
     def begin(self, asset: str, source: str) -> None:
         """Say that a table is about to change; once is enough until `end`."""
         if (asset, source) not in self._begun:
-            self._open().put(self._layout.writers_prefix(asset, source) + uuid.uuid4().hex, b"")
-            self._begun.add((asset, source))
+            key = self._layout.writers_prefix(asset, source) + uuid.uuid4().hex
+            self._open().put(key, b"")
+            self._begun[asset, source] = key
 
-    def end(self, asset: str, source: str) -> None:
-        """Say that a table's changes are done, also those of processes that were killed; call it while holding the table's lease."""
-        store = self._open()
-        left = [info.key for info in _listed(store, self._layout.writers_prefix(asset, source))]
-        if left or (asset, source) in self._begun:
+    def end(self, asset: str, source: str, *, is_holder: bool = True) -> None:
+        """Say that a table's changes are done.
+
+        Args:
+            asset: of the table.
+            source: of the table.
+            is_holder: the caller holds the table's lease, so that the marks of others are those of processes that were killed, and go too.
+        """
+        store, own = self._open(), self._begun.get((asset, source))
+        left = [info.key for info in _listed(store, self._layout.writers_prefix(asset, source))] if is_holder else []
+        left = list({*left, *([own] if own else [])})
+        if left:
             store.put(self._layout.change_key(source), uuid.uuid4().hex.encode())
         for key in left:
             store.delete(key)
-        self._begun.discard((asset, source))
+        self._begun.pop((asset, source), None)
 
     @contextmanager
-    def ending(self, asset: str, source: str) -> Iterator[None]:
-        """Call `end` when the block ends. Where that fails after another error the mark stays, and with it the doubt."""
+    def ending(self, asset: str, source: str, *, check: Callable[[], None]) -> Iterator[None]:
+        """Call `end` when the block ends. Where that fails after another error the mark stays, and with it the doubt.
+
+        Args:
+            asset: of the table.
+            source: of the table.
+            check: raises LeaseLost when another run has taken the table over.
+        """
         try:
             yield
         except BaseException:
             with suppress(StoreError):
-                self.end(asset, source)
+                self.end(asset, source, is_holder=False)
             raise
-        self.end(asset, source)
+        try:
+            check()
+        except LeaseLost:
+            self.end(asset, source, is_holder=False)
+        else:
+            self.end(asset, source)
 
     def states(self, assets: Sequence[str]) -> TableStates:
         """List what there is to know of all sources without opening a table.

@@ -24,6 +24,7 @@ from curation_assets.engine.local import LocalEngine
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.settings import SettingsError
+from curation_assets.storage.errors import LeaseLost
 from curation_assets.storage.layout import REGISTRY_COPY_KEY, SUMMARIES_KEY
 from curation_assets.storage.tables import VideoWrite
 from curation_assets_tests import makevideo
@@ -111,6 +112,32 @@ def test_a_change_during_the_reading_is_not_lost(tables):
     assert values["b"] == 2
     assert tables.ask() == ({"a": 2, "b": 3}, ["b"])
     assert tables.ask() == ({"a": 2, "b": 3}, ["b"])  # nobody has said that he is done
+
+
+def test_a_run_that_was_taken_over_leaves_the_mark_of_the_other(tables):
+    first, second = tables.warehouse(), tables.warehouse()
+    holders = {"first": True}
+
+    def check():
+        if not holders["first"]:
+            raise LeaseLost("taken over")
+
+    def write_without_lease():
+        with first.changes.ending(CLIPS.asset, "a", check=check):
+            first.changes.begin(CLIPS.asset, "a")
+            check()
+
+    with first.changes.ending(CLIPS.asset, "a", check=check):
+        first.changes.begin(CLIPS.asset, "a")
+        second.changes.begin(CLIPS.asset, "a")
+        holders["first"] = False
+    assert first.changes.states([CLIPS.asset]).of("a") is None
+    with pytest.raises(LeaseLost):
+        write_without_lease()
+    assert first.changes.states([CLIPS.asset]).of("a") is None
+    with second.changes.ending(CLIPS.asset, "a", check=lambda: None):
+        pass
+    assert first.changes.states([CLIPS.asset]).of("a") is not None
 
 
 def test_a_table_that_somebody_took_away_is_noticed(tables):
