@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from curation_assets_tests import makevideo
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C also where a shell has started this in the background: programs that ignore it make the programs that they start ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # name -> (suffix, recipe, its arguments)
 RECIPES: dict[str, tuple[str, Callable[..., Path], dict[str, object]]] = {

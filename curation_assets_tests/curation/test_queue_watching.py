@@ -12,8 +12,7 @@ from curation_assets.curation.warehouse import Warehouse
 from curation_assets.settings import Config
 from curation_assets.storage.errors import Unavailable
 from curation_assets.storage.queues import Queue
-
-pytest_plugins = ["curation_assets_tests.storage.conftest"]
+from curation_assets_tests.storage.conftest import s3_options  # noqa: F401 - a fixture
 
 
 def s3_body(key, *, bucket="test-bucket", name="ObjectCreated:Put"):
@@ -94,7 +93,7 @@ class Site:
 
 
 @pytest.fixture
-def site(s3_options, request, tmp_path):
+def site(s3_options, request, tmp_path):  # noqa: F811
     name = "".join(char if char.isalnum() else "-" for char in request.node.name)[:60]
     return Site(s3_options, name, tmp_path)
 

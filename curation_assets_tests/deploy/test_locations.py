@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 from dagster._grpc.client import DagsterGrpcClient
@@ -30,6 +31,10 @@ MODEL = ["embeddings", "siglip2"]
 def test_two_locations_define_every_asset_once(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(
+        str(tmp_path / "home")
+    ) as instance:  # two programs that make its files at once get in each other's way
+        instance.get_runs_count()
     (tmp_path / "curation.yaml").write_text("warehouse: warehouse\nembeddings: {models: [fingerprint, siglip2]}\n")
     programs = Path(sys.executable).parent
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "CURATION_CONFIG": str(tmp_path / "curation.yaml")}
