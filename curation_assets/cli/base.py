@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from curation_assets.configuration import absolute_uri, find_config, load_config
-from curation_assets.settings import Config, SettingsError
+from curation_assets.settings import Config, SettingsError, SourceSettings
 
 EXIT_TOO_MANY_FAILED, EXIT_USAGE, EXIT_RUN_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 _WIDTH_OF_A_PIPE = 200
@@ -101,6 +101,32 @@ def refuse_other_uri(config: Config, name: str, uri: str) -> None:
     """
     if name in config.sources and config.sources[name].uri != uri:
         raise SettingsError(f"the settings file says that {name} is {config.sources[name].uri}; change it there, or use another name")
+
+
+def added_records(config: Config, known: Collection[str], name: str, settings: SourceSettings) -> list[Any]:
+    """Build the record of a source that is typed, or of each of its shards: as many as were typed, else as many as it has.
+
+    Args:
+        config: settings.
+        known: the partitions that there are.
+        name: of the source.
+        settings: as typed.
+
+    Raises:
+        SettingsError: the source is split otherwise, or the settings file says so; or the name cannot be used.
+    """
+    from curation_assets.curation.shards import check_shards, num_shards_of
+    from curation_assets.curation.sources import SourceRecord
+
+    written = config.sources.get(name)
+    if "shards" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"shards": written.shards if written else num_shards_of(name, known)})
+    elif written and written.shards != settings.shards:
+        raise SettingsError(f"the settings file says that {name} has shards: {written.shards}; change it there, or use another name")
+    check_shards({name: settings.shards}, known)
+    if settings.shards > 1 and (watch := config.watch_of(name)):
+        raise SettingsError(f"the watch {watch!r} could make another source named {name!r}, which has shards: use another name")
+    return SourceRecord.all_from_settings(name, settings)
 
 
 def command_line(config_path: str | Path | None) -> str:

@@ -16,6 +16,7 @@ from curation_assets.cli.base import (
     EXIT_RUN_FAILED,
     EXIT_TOO_MANY_FAILED,
     absolute,
+    added_records,
     cell,
     cli,
     command_line,
@@ -114,7 +115,7 @@ def curate(
     as_json: bool,
 ) -> int:
     """Curate sources and print how their tables look then; returns the exit code."""
-    from curation_assets.curation.sources import SourceRecord
+    from curation_assets.curation.shards import check_complete, with_shards
     from curation_assets.curation.status import failed_fraction
     from curation_assets.curation.warehouse import Warehouse
     from curation_assets.defs.instance import open_instance
@@ -126,8 +127,11 @@ def curate(
     warehouse = Warehouse.of(config)
     for name, settings in added.items():
         refuse_other_uri(config, name, settings.uri)
-        warehouse.registry.put(_kept_settings(warehouse, SourceRecord.from_settings(name, settings)))
+        for record in added_records(config, warehouse.registry.names(), name, settings):
+            warehouse.registry.put(_kept_settings(warehouse, record))
     registered = warehouse.registry.sync(config)
+    check_complete(registered)
+    names = with_shards(names, set(registered))
     warehouse.registry.chosen(names)  # an unknown one is named here, before anything starts
     if not registered:
         raise SettingsError("there is no source yet; name one: curation-assets run --source holidays=./videos")
@@ -219,12 +223,19 @@ def _dry_run(
     from curation_assets.configuration import check_overrides_are_taken, resolve_settings
     from curation_assets.curation.estimate import estimate_run
     from curation_assets.curation.progress import format_seconds
+    from curation_assets.curation.shards import check_shards, with_shards
     from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import Warehouse
 
     records = {record.name: record for record in source_records(config)}
-    records |= {name: SourceRecord.from_settings(name, settings) for name, settings in config.sources.items()}
-    records |= {name: _kept_settings(Warehouse.of(config), SourceRecord.from_settings(name, settings)) for name, settings in added.items()}
+    present = list(records)
+    check_shards({name: settings.shards for name, settings in config.sources.items()}, present)
+    for name, settings in config.sources.items():
+        records |= {record.name: record for record in SourceRecord.all_from_settings(name, settings)}
+    for name, settings in added.items():
+        new = added_records(config, present, name, settings)
+        records |= {record.name: _kept_settings(Warehouse.of(config), record) for record in new}
+    names = with_shards(names, records)
     missing = [name for name in names if name not in records]
     if missing:
         raise SettingsError(f"no source named {missing[0]!r}; known: {', '.join(sorted(records)) or 'none yet'}")

@@ -40,7 +40,7 @@ def config_check(context: click.Context) -> None:
         table_specs(checked)
         check_splitter(checked.clips.splitter)
         for name, settings in checked.sources.items():
-            SourceRecord.from_settings(name, settings)
+            SourceRecord.all_from_settings(name, settings)
             check_splitter(resolve_settings(checked.processing(), settings.settings).clips.splitter)
         for record in source_records(checked):
             own = resolve_settings(checked.processing(), record.settings, where=f"source {record.name!r}")

@@ -117,12 +117,14 @@ def status(context: click.Context, page: Path | None, names: tuple[str, ...], as
 @click.pass_context
 def failures(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """List what failed or was cut short, and why."""
+    from curation_assets.curation.shards import with_shards
     from curation_assets.curation.sources import some_names
     from curation_assets.curation.status import failures as list_failures
 
     config = settings_of(context)[1]
     found: list[dict[str, Any]] = []
     records = source_records(config)
+    names = tuple(with_shards(names, [record.name for record in records]))
     if unknown := set(names) - {record.name for record in records}:
         known = some_names([record.name for record in records])
         raise SettingsError(f"no source named {min(unknown)!r}; known: {known}")

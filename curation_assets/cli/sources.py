@@ -10,7 +10,19 @@ from typing import Any
 import click
 from rich.table import Table
 
-from curation_assets.cli.base import absolute, cell, cli, err, out, print_json, refuse_other_uri, settings_of, source_records, with_json
+from curation_assets.cli.base import (
+    absolute,
+    added_records,
+    cell,
+    cli,
+    err,
+    out,
+    print_json,
+    refuse_other_uri,
+    settings_of,
+    source_records,
+    with_json,
+)
 from curation_assets.configuration import parse_assignments
 from curation_assets.settings import Config, SettingsError, SourceSettings
 
@@ -28,13 +40,17 @@ def sources() -> None:
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Setting of this source alone.")
 @click.option("--kind", type=click.Choice(["auto", "prefix", "manifest"]), default="auto", show_default=True)
+@click.option(
+    "--shards", type=int, help="Partitions to split a source of very many videos into; the number stays.  [default: as it is, else 1]"
+)
 @click.pass_context
-def sources_add(context: click.Context, name: str, uri: str, options: tuple[str, ...], assignments: tuple[str, ...], kind: str) -> None:
+def sources_add(
+    context: click.Context, name: str, uri: str, options: tuple[str, ...], assignments: tuple[str, ...], kind: str, shards: int | None
+) -> None:
     """Add a source, or replace it: a folder, a store prefix, or a manifest."""
     from pydantic import ValidationError
 
     from curation_assets.configuration import check_source_settings, resolve_settings
-    from curation_assets.curation.sources import SourceRecord
     from curation_assets.curation.warehouse import Warehouse
 
     path, config = settings_of(context)
@@ -42,15 +58,19 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
     check_source_settings(tree, where=f"source {name!r}")
     resolve_settings(config.processing(), tree, where=f"source {name!r}")
     pairs = dict(text.partition("=")[::2] for text in options)
+    number = {} if shards is None else {"shards": shards}
     try:
-        settings = SourceSettings(uri=absolute(uri), kind=kind, storage_options=pairs, settings=tree)  # type: ignore[arg-type]
+        settings = SourceSettings(uri=absolute(uri), kind=kind, storage_options=pairs, settings=tree, **number)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("; ".join(str(problem["msg"]) for problem in error.errors())) from error
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise SettingsError("; ".join(problems)) from error
     refuse_other_uri(config, name, settings.uri)
     warehouse = Warehouse.of(config)
-    warehouse.registry.put(SourceRecord.from_settings(name, settings))
+    records = added_records(config, warehouse.registry.names(), name, settings)
+    for record in records:
+        warehouse.registry.put(record)
     sync_partitions_to(warehouse.registry.sync(config), path)
-    out.print(f"added {name}: {settings.uri}", markup=False, soft_wrap=True)
+    out.print(f"added {name}: {settings.uri}" + (f" in {len(records)} shards" if len(records) > 1 else ""), markup=False, soft_wrap=True)
 
 
 @sources.command("list")
@@ -91,18 +111,24 @@ def sources_list(context: click.Context, as_json: bool) -> None:
 def sources_remove(context: click.Context, name: str, delete_tables: bool) -> None:
     """Forget a source; its videos are never touched."""
     from curation_assets.curation.removal import delete_source_tables
+    from curation_assets.curation.shards import with_shards
     from curation_assets.curation.sources import checked_name
     from curation_assets.curation.warehouse import Warehouse
+    from curation_assets.storage.layout import plain_name
 
     path, config = settings_of(context)
     warehouse = Warehouse.of(config)
-    is_known = checked_name(name) in warehouse.registry.names()
-    num_deleted = delete_source_tables(config, name) if delete_tables else 0  # also of a source that was removed without them
-    if is_known:
-        warehouse.registry.remove(name)
+    known = set(warehouse.registry.names())
+    if checked_name(name) in known and name != plain_name(name):
+        raise SettingsError(f"{name} is a shard: remove the whole source, {plain_name(name)}")
+    partitions = with_shards([name], known)
+    num_deleted = delete_source_tables(config, *partitions) if delete_tables else 0  # also of a source that was removed without them
+    if not known.isdisjoint(partitions):
+        for partition in partitions:
+            warehouse.registry.remove(partition)
     elif not num_deleted:
         warehouse.registry.get(name)
-    sync_partitions_to(warehouse.registry.names(), path, removed=name)
+    sync_partitions_to(warehouse.registry.names(), path, removed=partitions)
     _forget_clips(config, path)
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
@@ -128,7 +154,7 @@ def _forget_clips(config: Config, path: Path | None) -> None:
 
 
 def sync_partitions_to(
-    names: Sequence[str], path: Path | None, *, removed: str | None = None, pool_limits: Mapping[Any, int] | None = None
+    names: Sequence[str], path: Path | None, *, removed: Sequence[str] = (), pool_limits: Mapping[Any, int] | None = None
 ) -> None:
     """Make the partitions equal to the registry's names, in the Dagster instance of a settings file, or of the working folder; set pools' limits there."""
     from curation_assets.defs.instance import open_instance
@@ -137,8 +163,8 @@ def sync_partitions_to(
     from curation_assets.defs.processes import end_orphans
 
     with open_instance(path.parent if path else Path.cwd()) as instance:
-        if removed is not None:
-            remove_partition(instance, removed)
+        for name in removed:
+            remove_partition(instance, name)
         end_orphans(instance)
         sync_partitions(instance, names)
         set_pool_limits(instance, pool_limits or {})

@@ -20,6 +20,7 @@ from curation_assets.schemas.table import TableSpec
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, ProcessingSettings
 from curation_assets.storage.corpus import CorpusTable
+from curation_assets.storage.layout import shard_index, shard_name, shard_of
 
 if TYPE_CHECKING:
     from curation_assets.storage.views import SqlConnection
@@ -75,6 +76,21 @@ class CorpusRun:
                 resolved[own] = resolve_settings(base, record.settings, self.overrides, where=f"source {name!r}")
             found[name] = (record, resolved[own])
         return found
+
+    @cached_property
+    def _shards(self) -> dict[str, int]:
+        found = ((record.plain_name, shard_of(name)) for name, (record, _) in self.sources.items())
+        return {name: shard[1] for name, shard in found if shard is not None}
+
+    def partition_of(self, source: str, video_id: str) -> str:
+        """Name the partition whose tables have a video: its source, or one of its source's shards.
+
+        Args:
+            source: as the column `source` has it.
+            video_id: of the video.
+        """
+        num_shards = self._shards.get(source)
+        return source if num_shards is None else shard_name(source, shard_index(video_id, num_shards), num_shards)
 
     @cached_property
     def summaries(self) -> Summaries:

@@ -71,8 +71,8 @@ def clip_frames(run: CorpusRun, clip_ids: Sequence[str]) -> dict[str, Image.Imag
         return {}
     marks = ", ".join("?" for _ in clip_ids)
     with run.connect() as connection:
-        found = connection.execute(f"SELECT source, clip_id FROM clips WHERE clip_id IN ({marks})", list(clip_ids)).fetchall()
+        found = connection.execute(f"SELECT source, video_id, clip_id FROM clips WHERE clip_id IN ({marks})", list(clip_ids)).fetchall()
     by_source = defaultdict(list)
-    for source, clip in found:
-        by_source[source].append(clip)
+    for source, video, clip in found:
+        by_source[run.partition_of(source, video)].append(clip)
     return {clip: picture for source, clips in by_source.items() for clip, picture in stored_frames(run.source_run(source), clips).items()}

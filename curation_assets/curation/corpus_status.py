@@ -11,6 +11,7 @@ from curation_assets.curation.curated_clips import count_reasons, curated_finger
 from curation_assets.curation.duplicates import duplicates_fingerprint
 from curation_assets.curation.fingerprints import fingerprint
 from curation_assets.curation.search_index import search_index_fingerprint
+from curation_assets.curation.shards import with_shards
 from curation_assets.curation.sources import some_names
 from curation_assets.curation.splitters import consumed_settings
 from curation_assets.curation.status import source_status
@@ -29,7 +30,7 @@ def source_statuses(run: CorpusRun, names: Sequence[str] | None = None) -> dict[
     Raises:
         SettingsError: a name that is none of a source.
     """
-    chosen = list(run.sources) if names is None else sorted(set(names))
+    chosen = list(run.sources) if names is None else sorted(set(with_shards(names, run.sources)))
     if unknown := [name for name in chosen if name not in run.sources]:
         raise SettingsError(f"no source named {unknown[0]!r}; known: {some_names(list(run.sources))}")
     specs = table_specs(run.config)

@@ -61,7 +61,7 @@ def curated_fingerprint(run: CorpusRun, *, tables: Sequence[TableSpec], model: s
 
 def _frame_sets_by_source(run: CorpusRun, model: str | None) -> dict[str, str]:
     """Name, by source, the frame set whose outcome says whether a clip has frames; sources without any are left out."""
-    sets = {name: deciding_frame_set(own, model) for name, (_, own) in run.sources.items()}
+    sets = {record.plain_name: deciding_frame_set(own, model) for record, own in run.sources.values()}
     return {name: frame_set for name, frame_set in sets.items() if frame_set is not None}
 
 
@@ -70,9 +70,10 @@ def _source_rules(own: ProcessingSettings) -> str:
 
 
 def _sql(run: CorpusRun, tables: Sequence[TableSpec], model: str | None) -> str:
+    rules = {record.plain_name: _source_rules(own) for record, own in run.sources.values()}
     by_rules: dict[str, list[str]] = defaultdict(list)
-    for name, (_, own) in run.sources.items():
-        by_rules[_source_rules(own)].append("'" + name.replace("'", "''") + "'")
+    for name, sql in rules.items():
+        by_rules[sql].append(quoted(name))
     cases = " ".join(f"WHEN c.source IN ({', '.join(names)}) THEN {sql}" for sql, names in by_rules.items())
     usable = ", ".join(f"'{code}'" for code in codes(OutcomeClass.OK, OutcomeClass.PARTIAL))
     duplicates = (

@@ -105,7 +105,8 @@ def _ranked_ids(run: CorpusRun, model: str) -> npt.NDArray[np.bytes_]:
     if isinstance(which, list):
         order = ", ".join([*(_rank_sql(rank) for rank in which), order])
     view = embeddings_table(model, registry.spec(model).dim).view
-    judged = [quoted(name) for name, (_, own) in run.sources.items() if judging_tables(own.clip_scores.thresholds)]
+    judging = (record.plain_name for record, own in run.sources.values() if judging_tables(own.clip_scores.thresholds))
+    judged = [quoted(name) for name in dict.fromkeys(judging)]
     passes = f"CASE WHEN e.source IN ({', '.join(judged)}) THEN coalesce(s.kept, false) ELSE true END" if judged else "true"
     has_file, files = "", ""
     if run.config.transcoded_clips.enabled:

@@ -107,8 +107,8 @@ def _connected(run: SourceRun, without: TableSpec | None) -> Iterator[Any]:
         specs,
         [run.source],
         storage_options=warehouse.storage_options,
-        reject_sql={run.source: reject_reason_sql(thresholds)},
-        judged_by={run.source: judging},
+        reject_sql={run.plain_name: reject_reason_sql(thresholds)},
+        judged_by={run.plain_name: judging},
         scorers=judging,
     ) as connection:
         yield connection

@@ -13,6 +13,7 @@ from typing import Any
 
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.media_files import ORPHAN_AGE, orphaned_media
+from curation_assets.curation.shards import with_shards
 from curation_assets.curation.warehouse import Warehouse, corpus_specs, table_specs
 from curation_assets.schemas.table import TableSpec
 from curation_assets.settings import Config, SettingsError
@@ -124,6 +125,7 @@ def maintain(config: Config, options: MaintainOptions, *, log: Callable[[str], N
     if not options.is_dry_run:
         Warehouse.of(config).registry.sync(config)  # a source that the settings file has is not left over
     run = CorpusRun(config, run_id=_RUN_ID, log=log)
+    options = replace(options, sources=tuple(with_shards(options.sources, run.sources)))
     if unknown := set(options.sources) - set(run.sources):
         raise SettingsError(f"no source named {min(unknown)!r}; known: {', '.join(run.sources) or 'none yet'}")
     report = MaintenanceReport(options.is_dry_run)

@@ -9,6 +9,8 @@ from typing import Any
 
 from curation_assets.configuration import resolve_settings
 from curation_assets.curation.select import judging_tables, reject_reason_sql
+from curation_assets.curation.shards import shards_by_source
+from curation_assets.curation.sources import some_names
 from curation_assets.curation.warehouse import Warehouse, corpus_specs, table_specs
 from curation_assets.models import registry
 from curation_assets.schemas import names
@@ -56,7 +58,7 @@ def connect_config(config: Config, overrides: Mapping[str, Any] | None = None) -
         if tree not in by_tree:
             thresholds = resolve_settings(base, record.settings, overrides or {}, where=f"source {name!r}").clip_scores.thresholds
             by_tree[tree] = reject_reason_sql(thresholds), judging_tables(thresholds)
-        rejects[name], judges[name] = by_tree[tree]
+        rejects[record.plain_name], judges[record.plain_name] = by_tree[tree]
     specs = [*all_specs(config), *all_corpus_specs(config)]
     running = [SCORER_TABLES[name] for name in config.clip_scores.scorers]
     return views.connect(
@@ -86,6 +88,9 @@ def open_dataset(config: Config, view: str, source: str | None) -> Any:
     if view not in specs:
         raise KeyError(f"no table {view!r} {'over all sources' if source is None else 'of one source'}; there are {', '.join(specs)}")
     warehouse = Warehouse.of(config)
+    registered = warehouse.registry
+    if source and registered.find(source) is None and (shards := shards_by_source(registered.names()).get(source)):
+        raise KeyError(f"source {source!r} is split into shards, each with a table of its own; open one of {some_names(shards)}")
     table = warehouse.corpus_table(specs[view]) if source is None else warehouse.table(specs[view], source)
     snapshot = table.snapshot()
     if snapshot is None:

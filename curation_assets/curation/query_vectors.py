@@ -214,10 +214,11 @@ def _stored_vector(run: CorpusRun, clip_id: str, model: str) -> QueryVector:
         raise SettingsError(f"no clip {clip_id!r}; curation-assets sql 'select clip_id from clips' lists them")
     spec = embeddings_table(model, registry.spec(model).dim)
     where = f"scope = 'clip' AND clip_id = {quoted(clip['clip_id'])}"
-    rows = run.source_run(clip["source"]).read(spec, ["outcome", "detail", "embedding"], where=where).to_pylist()
+    partition = run.partition_of(clip["source"], clip["video_id"])
+    rows = run.source_run(partition).read(spec, ["outcome", "detail", "embedding"], where=where).to_pylist()
     if not rows or rows[0]["embedding"] is None:
         waits = "it waits for a run, or embeddings.scopes leaves clips out"
-        if not rows and model in run.config.embeddings.models and not _uses(run, clip["source"], model):
+        if not rows and model in run.config.embeddings.models and not _uses(run, partition, model):
             waits = f"embeddings.models of its source, {clip['source']}, leaves the model out"
         why = f"{rows[0]['outcome']}: {rows[0]['detail']}" if rows else waits
         raise SettingsError(f"clip {clip['clip_id']} has no vector of {model}: {why}")
@@ -316,11 +317,12 @@ def source_of(run: CorpusRun, uri: str) -> tuple[SourceRecord, ProcessingSetting
 def _sources_with_other_frames(run: CorpusRun, used: ProcessingSettings, model: str) -> list[str]:
     """Name the sources with rows of a model that were embedded from other frames, or otherwise."""
     table = embeddings_table(model, registry.spec(model).dim)
-    return [
-        name
-        for name, (_, settings) in run.sources.items()
+    found = (
+        record.plain_name
+        for name, (record, settings) in run.sources.items()
         if _recipe(settings, model) != _recipe(used, model) and run.warehouse.table(table, name).num_rows()
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def _recipe(settings: ProcessingSettings, model: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def distinct_videos(run: SourceRun, page: Sequence[SourceObject], seen: set[str]
     quiet_s, now = run.settings.raw_videos.quiet_period_s, datetime.now(UTC)
     for item in page:
         if is_video_name(item.key, run.settings.raw_videos.extensions):
-            identity = video_id(run.source, item.key)
+            identity = video_id(run.plain_name, item.key)
             if identity in seen:
                 run.log(f"{item.uri}: left out, another object has the same name in another Unicode form; rename one of them")
                 continue

@@ -40,7 +40,7 @@ def cut_clip(run: CorpusRun, clip_id: str, path: Path) -> TranscodedClip:
         clip = find_clip(connection, clip_id)
     if clip is None:
         raise SettingsError(f"no clip {clip_id!r}; curation-assets sql 'select clip_id from clips' lists them")
-    source = run.source_run(clip["source"])
+    source = run.source_run(run.partition_of(clip["source"], clip["video_id"]))
     check_encoders([source.settings.transcoded_clips])
     video = read_videos(source, [clip["video_id"]]).get(clip["video_id"])
     if video is None:

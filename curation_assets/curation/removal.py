@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import product
 
 from curation_assets.curation.query import all_specs
 from curation_assets.curation.warehouse import Warehouse
@@ -12,8 +13,8 @@ from curation_assets.storage.errors import NotFound
 from curation_assets.storage.leases import Lease
 
 
-def delete_source_tables(config: Config, source: str) -> int:
-    """Delete the tables and files of one source; returns how many objects they had.
+def delete_source_tables(config: Config, *sources: str) -> int:
+    """Delete the tables and files of a source, or of all its shards; returns how many objects they had.
 
     Raises:
         LeaseHeld: a run is working on one of them; nothing was deleted.
@@ -23,14 +24,14 @@ def delete_source_tables(config: Config, source: str) -> int:
     assets = [*dict.fromkeys([*(spec.asset for spec in all_specs(config)), *_previews(warehouse)])]
     num_deleted = 0
     with ExitStack() as held:
-        for asset in assets:
+        for source, asset in product(sources, assets):
             held.enter_context(Lease(store, layout.lease_prefix(asset, source), run_id="sources remove", wait_s=0))
-        for asset in assets:
+        for source, asset in product(sources, assets):
             warehouse.changes.begin(asset, source)
             num_deleted += store.delete_prefix(layout.table_key(asset, source) + "/")
             num_deleted += store.delete_prefix(layout.media_prefix(asset, source))
             warehouse.changes.end(asset, source)
-    for asset in assets:
+    for source, asset in product(sources, assets):
         store.delete_prefix(layout.lease_prefix(asset, source))
     return num_deleted
 

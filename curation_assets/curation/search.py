@@ -18,11 +18,12 @@ import numpy.typing as npt
 from curation_assets.curation.corpus import CorpusRun
 from curation_assets.curation.nearest import Near, NearestRows
 from curation_assets.curation.query_vectors import Query, check_utf8, choose_model, query_vector
-from curation_assets.curation.search_index import COLUMNS, live_clips, open_vectors
+from curation_assets.curation.search_index import COLUMNS, NO_IDS, live_clips, open_vectors
 from curation_assets.models import registry
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.search_index import search_index_table
 from curation_assets.settings import SettingsError
+from curation_assets.storage.layout import plain_name
 from curation_assets.storage.vector_index import nearest_rows
 
 Vector = npt.NDArray[np.float32]
@@ -107,9 +108,14 @@ class Searcher:
         facts = table.facts()
         versions = facts.get("versions", {}) if facts.get("is_indexed") and where is None else {}
         self._index = table.snapshot() if versions else None
-        unchanged = [name for name, version in versions.items() if name in self._vectors and self._vectors[name].version == version]
-        self._indexed = None if len(unchanged) == len(versions) else unchanged
-        self.exact_sources = [name for name in self._vectors if name not in unchanged]
+        # the index knows the source of a row, not its shard: where one of them changed, all are looked at
+        changed = {name for name, one in self._vectors.items() if name not in versions or versions[name] != one.version} | (
+            versions.keys() - self._vectors.keys()
+        )
+        changed = {plain_name(name) for name in changed}
+        unchanged = {plain_name(name) for name in versions} - changed
+        self._indexed = None if len(unchanged) == len({plain_name(name) for name in versions}) else sorted(unchanged)
+        self.exact_sources = list(dict.fromkeys(one.source for one in self._vectors.values() if one.source in changed))
         try:
             self._live = live_clips(run, model, self.exact_sources, where=where)
         except (duckdb.Error, ValueError) as error:
@@ -131,13 +137,14 @@ class Searcher:
             rows = nearest_rows(self._index, query, k + (without is not None), COLUMNS, sources=self._indexed)
             for batch in rows.combine_chunks().to_batches():
                 found.add(batch)
-        for name, ids in self._live.items():
-            for batch in self._vectors[name].batches(ids):
+        for one in self._vectors.values():
+            for batch in one.batches(self._live.get(one.source, NO_IDS)):
                 found.add(batch)
         return self._hits(found.rows())
 
     def _hits(self, rows: Sequence[Near]) -> list[Hit]:
-        for source in {row.source for row in rows} - self._keys.keys():
+        places = [self._run.partition_of(row.source, row.video_id) for row in rows]
+        for source in set(places) - self._keys.keys():
             headers = self._run.warehouse.table(RAW_VIDEOS, source).headers(["video_id", "key"])
             self._keys[source] = dict(zip(headers.column("video_id").to_pylist(), headers.column("key").to_pylist(), strict=True))
         return [
@@ -145,12 +152,12 @@ class Searcher:
                 row.clip_id,
                 row.video_id,
                 row.source,
-                self._keys[row.source].get(row.video_id),
+                self._keys[place].get(row.video_id),
                 row.start_ns,
                 row.end_ns,
                 score=0.0 - row.distance,
             )
-            for row in rows
+            for row, place in zip(rows, places, strict=True)
         ]
 
 

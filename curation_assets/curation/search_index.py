@@ -24,6 +24,7 @@ from curation_assets.schemas.outcomes import Outcome
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.schemas.search_index import search_index_table
 from curation_assets.storage.corpus import CorpusTable
+from curation_assets.storage.layout import plain_name
 from curation_assets.storage.snapshots import Snapshot, in_list
 from curation_assets.storage.vector_index import build_index, has_index
 
@@ -32,28 +33,34 @@ COLUMNS = ("clip_id", "source", "video_id", "start_ns", "end_ns", "embedding")
 FOUND = f"scope = 'clip' AND outcome = '{Outcome.OK.value}' AND embedding IS NOT NULL"
 
 Ids = npt.NDArray[np.bytes_]
+NO_IDS: Ids = np.empty(0, "S36")
 
 
 @dataclass(frozen=True)
 class SourceVectors:
-    """One source's vectors of one model, in one version of its table.
+    """The vectors of one model of a source, or of one shard of it, in one version of its table.
 
     Attributes:
         run: all sources.
-        source: name.
+        partition: name of the source, or of the shard.
         snapshot: of the embeddings.
     """
 
     run: CorpusRun
-    source: str
+    partition: str
     snapshot: Snapshot
+
+    @property
+    def source(self) -> str:
+        """Name of the source, as the rows have it."""
+        return plain_name(self.partition)
 
     @cached_property
     def version(self) -> str:
         """Hash what a search may find of the source: its vectors, and of their videos the version and the clips."""
         vectors = self.snapshot.headers(("video_id", "outcome", "content_hash"))
-        videos = _by_video(self.run.warehouse.table(RAW_VIDEOS, self.source).headers(["video_id", "etag"]))
-        clips = _by_video(self.run.warehouse.table(CLIPS, self.source).headers(["video_id", "content_hash"]))
+        videos = _by_video(self.run.warehouse.table(RAW_VIDEOS, self.partition).headers(["video_id", "etag"]))
+        clips = _by_video(self.run.warehouse.table(CLIPS, self.partition).headers(["video_id", "content_hash"]))
         digest = hashlib.sha256()
         for row in sorted(zip(*(vectors.column(name).to_pylist() for name in vectors.column_names), strict=True)):
             digest.update(repr((row, videos.get(row[0]), clips.get(row[0]))).encode())
@@ -79,7 +86,7 @@ def _by_video(rows: pa.Table) -> dict[str, Any]:
 
 
 def open_vectors(run: CorpusRun, model: str) -> dict[str, SourceVectors]:
-    """Open the newest version of every source's vectors, by source; sources without a table are left out."""
+    """Open the newest version of every source's vectors, by partition; those without a table are left out."""
     spec = embeddings_table(model, registry.spec(model).dim)
     snapshots = {name: run.warehouse.table(spec, name).snapshot() for name in run.sources}
     return {name: SourceVectors(run, name, snapshot) for name, snapshot in snapshots.items() if snapshot is not None}
@@ -91,7 +98,7 @@ def live_clips(run: CorpusRun, model: str, sources: Sequence[str], *, where: str
     Args:
         run: all sources.
         model: registry name.
-        sources: whose clips.
+        sources: whose clips, as the column `source` has them.
         where: SQL condition over the columns of clips, raw_videos, clip_scores and curated_clips.
 
     Returns:
@@ -154,7 +161,7 @@ def update_search_index(run: CorpusRun, model: str) -> CorpusReport:
         expected = _fingerprint(run, model, {name: one.version for name, one in vectors.items()})
         if (report := unchanged(table, expected, started)) and _is_whole(table):
             return report
-        live = live_clips(run, model, list(vectors))
+        live = live_clips(run, model, list(dict.fromkeys(one.source for one in vectors.values())))
         num_vectors = sum(map(len, live.values()))
         is_indexed = num_vectors >= run.config.search.index_from
         facts = {
@@ -163,8 +170,8 @@ def update_search_index(run: CorpusRun, model: str) -> CorpusReport:
             "versions": {name: one.version for name, one in vectors.items()} if is_indexed else {},
         }
         run.log(f"{spec.asset}: {num_vectors:,} vectors, {'with an index' if is_indexed else 'searched one by one'}")
-        names = list(live) if is_indexed else []
-        rows = (batch.select(spec.schema.names) for name in names for batch in vectors[name].batches(live[name]))
+        read = [one for one in vectors.values() if one.source in live] if is_indexed else []
+        rows = (batch.select(spec.schema.names) for one in read for batch in one.batches(live[one.source]))
         table.replace(rows, fingerprint=expected, facts=facts)
         if is_indexed and (snapshot := table.snapshot()):
             build_index(snapshot)

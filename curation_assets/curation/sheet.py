@@ -38,7 +38,7 @@ def render_sheet(run: CorpusRun, *, most_clips: int = MOST_CLIPS) -> str:
         run: all sources.
         most_clips: clips on it; of more, every n-th in the order of source, key and time.
     """
-    columns = "source, key, clip_id, start_ns, end_ns, uri, is_selected, reject_reasons, duplicate_of"
+    columns = "source, video_id, key, clip_id, start_ns, end_ns, uri, is_selected, reject_reasons, duplicate_of"
     order = "ORDER BY source, key, start_ns, end_ns"
     with run.connect() as connection:
         total, num_selected = connection.execute("SELECT count(*), count(*) FILTER (WHERE is_selected) FROM curated_clips").fetchall()[0]
@@ -109,9 +109,10 @@ def _previews(run: CorpusRun, clips: Sequence[dict[str, Any]]) -> dict[str, tupl
     """Read the first preview of the settings of some clips, where there is one, made smaller."""
     pictures: dict[str, tuple[str, bytes]] = {}
     for name in list(run.config.previews)[:1]:
-        for source in dict.fromkeys(clip["source"] for clip in clips if clip["source"] in run.sources):
-            own = run.source_run(source)
-            ids = ", ".join(f"'{clip['clip_id']}'" for clip in clips if clip["source"] == source)
+        places = {clip["clip_id"]: run.partition_of(clip["source"], clip["video_id"]) for clip in clips}
+        for place in dict.fromkeys(place for place in places.values() if place in run.sources):
+            own = run.source_run(place)
+            ids = ", ".join(f"'{clip}'" for clip, its_place in places.items() if its_place == place)
             for row in own.read(previews_table(name), ["clip_id", "uri"], where=f"uri IS NOT NULL AND clip_id IN ({ids})").to_pylist():
                 try:
                     moving = preview_pictures(run.warehouse.store.get(row["uri"]), _PICTURE_PX)

@@ -9,18 +9,19 @@ import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from curation_assets.configuration import merge
 from curation_assets.curation.reading import open_object
+from curation_assets.curation.shards import check_shards, has_key, partition_names
 from curation_assets.curation.source_object import SourceObject
 from curation_assets.curation.watched_names import source_folder, watched_source_name
 from curation_assets.schemas.outcomes import Outcome
 from curation_assets.settings import Config, SettingsError, SourceSettings, WatchSettings
 from curation_assets.storage.errors import Forbidden, NoSpace, NotFound, SourceNotFound, StoreError, Unavailable
-from curation_assets.storage.layout import REGISTRY_COPY_KEY, SOURCES_PREFIX, Layout, check_source_name
+from curation_assets.storage.layout import REGISTRY_COPY_KEY, SOURCES_PREFIX, Layout, check_source_name, plain_name, shard_of
 from curation_assets.storage.objects import ObjectInfo, ObjectStore, behind_folder, child_uri, open_store
 
 MANIFEST_ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -40,7 +41,7 @@ class SourceRecord:
     """What a source is, as the registry keeps it.
 
     Attributes:
-        name: partition key.
+        name: partition key: the source's name, or that of a shard of it.
         uri: absolute folder, store prefix, or manifest.
         is_manifest: whether `uri` is a list of objects.
         storage_options: options of the object store, no credentials.
@@ -59,14 +60,32 @@ class SourceRecord:
     watched_root: str = ""
     above_depth: int | None = None
 
+    @property
+    def plain_name(self) -> str:
+        """Name of the source as the ids and the column `source` have it."""
+        return plain_name(self.name)
+
     @classmethod
-    def from_settings(cls, name: str, settings: SourceSettings) -> SourceRecord:
-        """Build the record of a source from the settings file or the command line.
+    def all_from_settings(cls, name: str, settings: SourceSettings) -> list[SourceRecord]:
+        """Build the record of a source, or of each of its shards, from the settings file or the command line.
 
         Raises:
             SettingsError: the name cannot be a partition key and a folder.
         """
-        checked_name(name)
+        record = cls.from_settings(name, settings)
+        return [replace(record, name=checked_name(shard)) for shard in partition_names(name, settings.shards)]
+
+    @classmethod
+    def from_settings(cls, name: str, settings: SourceSettings) -> SourceRecord:
+        """Build the record of a source from the settings file or the command line, as if it were not split.
+
+        Raises:
+            SettingsError: the name cannot be a partition key and a folder, or is that of a shard.
+        """
+        if shard_of(checked_name(name)):
+            raise SettingsError(
+                f"{name} is the name of a shard of the source {plain_name(name)}; give that name, and shards for the number"
+            )
         is_manifest = settings.kind == "manifest" or (settings.kind == "auto" and settings.uri.lower().endswith(MANIFEST_ENDINGS))
         return cls(name, settings.uri, is_manifest, dict(settings.storage_options), dict(settings.settings))
 
@@ -182,16 +201,20 @@ class SourceRegistry:
         self._store.delete(self._layout.source_key(name))
 
     def sync(self, config: Config) -> list[str]:
-        """Upsert the settings file's sources and return all names."""
-        wanted = [SourceRecord.from_settings(name, settings) for name, settings in config.sources.items()]
-        if len(wanted) >= _WORTH_COPYING:
-            known = self.records()
-        else:
-            known = {record.name: record for record in self.chosen([name for name in self.names() if name in config.sources])}
+        """Upsert the settings file's sources and return all names.
+
+        Raises:
+            SettingsError: a source is split otherwise than it was, or its name cannot be used; nothing was written then.
+        """
+        wanted = [record for name, settings in config.sources.items() for record in SourceRecord.all_from_settings(name, settings)]
+        names = {record.name for record in wanted}
+        present = set(self.names())
+        check_shards({name: settings.shards for name, settings in config.sources.items()}, present)
+        known = self.records() if len(wanted) >= _WORTH_COPYING else {record.name: record for record in self.chosen(present & names)}
         changed = [record for record in wanted if known.get(record.name) != record]
         with ThreadPoolExecutor(_READ_THREADS) as threads:
             list(threads.map(self.put, changed))
-        return sorted({*self.names(), *config.sources})
+        return sorted({*self.names(), *names})
 
     def _entries(self) -> dict[str, ObjectInfo]:
         try:
@@ -240,7 +263,7 @@ def some_names(names: Sequence[str]) -> str:
 
 
 def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:
-    """List a source's objects in pages.
+    """List a source's objects in pages; of a shard, those that it holds: a page may be empty.
 
     Raises:
         StoreError: the root or the manifest cannot be read; the message says why.
@@ -254,7 +277,7 @@ def list_objects(record: SourceRecord) -> Iterator[list[SourceObject]]:
         return
     store = open_store(record.uri, options=record.storage_options)
     for page in store.list_pages(page_size=_PAGE):
-        yield [_object(info, key=info.key, uri=store.uri(info.key)) for info in page]
+        yield [_object(info, key=info.key, uri=store.uri(info.key)) for info in page if has_key(record.name, info.key)]
 
 
 def _list_watched(record: SourceRecord) -> Iterator[list[SourceObject]]:
@@ -308,7 +331,7 @@ def _object(info: ObjectInfo, *, key: str, uri: str, regions_ns: Regions = None)
 
 def _list_manifest(record: SourceRecord) -> Iterator[list[SourceObject]]:
     store, name = open_object(record.uri, record.storage_options)
-    items = list(_read_manifest(store.get(name), record.uri).items())
+    items = [item for item in _read_manifest(store.get(name), record.uri).items() if has_key(record.name, item[0])]
     folder = record.uri.rpartition("/")[0]
 
     def look_up(entry: tuple[str, list[tuple[int, int]]]) -> SourceObject:

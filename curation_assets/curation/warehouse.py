@@ -126,8 +126,13 @@ class SourceRun:
 
     @property
     def source(self) -> str:
-        """Name of the source."""
+        """Name of the partition: the source's, or of a shard of it."""
         return self.record.name
+
+    @property
+    def plain_name(self) -> str:
+        """Name of the source as the column `source` and the ids have it."""
+        return self.record.plain_name
 
     def table(self, spec: TableSpec) -> VideoTable:
         """This source's table."""
@@ -169,7 +174,7 @@ class SourceRun:
                 for lease in leases:
                     lease.check()
 
-            writer = Writer(tables, source=self.source, run_id=self.run_id, check=check)
+            writer = Writer(tables, source=self.plain_name, run_id=self.run_id, check=check)
             yield writer
             writer.compact()
 

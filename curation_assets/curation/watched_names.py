@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 
-from curation_assets.storage.layout import MAX_SOURCE_NAME_LEN, check_source_name
+from curation_assets.storage.layout import MAX_SOURCE_NAME_LEN, check_source_name, shard_of
 
 _DROPPED = re.compile(r"[^a-z0-9_]+")
 _HASH = r"(?=[0-9]*[a-f])[0-9a-f]{8}"  # with a letter, so that a date such as 20261121 is none
@@ -47,7 +47,7 @@ def watched_source_name(watch: str, folder: str | None) -> str:
     plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode().lower()
     room = MAX_SOURCE_NAME_LEN - len(watch) - 1
     slug = _DROPPED.sub("-", plain).strip("-")
-    if slug != folder or len(slug) > room or _LOOKS_HASHED.search(slug):
+    if slug != folder or len(slug) > room or _LOOKS_HASHED.search(slug) or shard_of(f"{watch}-{slug}"):
         slug = f"{slug[: room - _HASH_LEN - 1].rstrip('-') or 'x'}-{_hash(folder)}"
     return check_source_name(f"{watch}-{slug}")
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation_assets.presets import PRESETS
+from curation_assets.schemas.names import MAX_SHARDS, SHARD_NAME
 from curation_assets.settings.automation import AutomationSettings, KubernetesSettings
 from curation_assets.settings.base import NAME, Model, StorageOptions, Uri
 from curation_assets.settings.engine import EngineSettings
@@ -115,6 +116,13 @@ class SourceSettings(Model):
     kind: Literal["auto", "prefix", "manifest"] = Field("auto", description="auto: a manifest when the URI ends like one.")
     storage_options: StorageOptions
     settings: dict[str, Any] = Field(default_factory=dict, description="Overrides of the processing settings for this source.")
+    shards: int = Field(
+        1,
+        ge=1,
+        le=MAX_SHARDS,
+        description="Partitions that the source is split into by a hash of its keys, for sources of very many videos; each lists the whole source. "
+        "The number stays: with another one the source is removed and curated anew.",
+    )
 
 
 class Config(ProcessingSettings):
@@ -143,9 +151,24 @@ class Config(ProcessingSettings):
         for name in value:
             if not NAME.fullmatch(name) or len(name) > MAX_WATCH_NAME_LEN:
                 raise ValueError(f"watch name {name!r}: use up to {MAX_WATCH_NAME_LEN} lower-case letters, digits, '_' and '-'")
+            if SHARD_NAME.fullmatch(name):
+                raise ValueError(f"watch name {name!r}: such a name is that of a shard of a source; rename the watch")
             if longer := next((other for other in value if other.startswith(f"{name}-")), None):
                 raise ValueError(f"watches {name!r} and {longer!r} could make sources of one name ({longer}-…): rename one")
         return value
+
+    @model_validator(mode="after")
+    def _watches_make_no_sharded_source(self) -> Config:
+        for name, source in self.sources.items():
+            if source.shards > 1 and (watch := self.watch_of(name)):
+                raise ValueError(
+                    f"the source {name!r} has shards, and the watch {watch!r} could make another source of that name: rename one"
+                )
+        return self
+
+    def watch_of(self, name: str) -> str | None:
+        """Name the watch that could make a source of a name, None when none could."""
+        return next((watch for watch in self.watch if name == watch or name.startswith(f"{watch}-")), None)
 
     @field_validator("queues")
     @classmethod

@@ -7,6 +7,7 @@ import unicodedata
 import uuid
 from dataclasses import dataclass
 
+from curation_assets.schemas.names import SHARD_NAME
 from curation_assets.storage.objects import child_uri, root_uri
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "curation-assets")
@@ -35,6 +36,29 @@ def check_source_name(name: str) -> str:
 def video_id(source: str, key: str) -> str:
     """Make the id of a video: a UUID from the source's plain name and the key in Unicode NFC, the same in every run and on every machine."""
     return str(uuid.uuid5(NAMESPACE, f"{source}\0{unicodedata.normalize('NFC', key)}"))
+
+
+def shard_name(source: str, index: int, num_shards: int) -> str:
+    """Name one shard of a source, a partition of its own: `name--003-of-016`; the first has index 0."""
+    return f"{source}--{index:03}-of-{num_shards:03}"
+
+
+def shard_of(partition: str) -> tuple[int, int] | None:
+    """Return the index of a shard and the number of shards, None for the partition of a source that is not split."""
+    found = SHARD_NAME.fullmatch(partition)
+    if found is None or int(found[2]) >= int(found[3]):
+        return None
+    return int(found[2]), int(found[3])
+
+
+def plain_name(partition: str) -> str:
+    """Return the name of the source that a partition is, or is a shard of: what the column `source` and the ids have."""
+    return partition if shard_of(partition) is None else partition.rpartition("--")[0]
+
+
+def shard_index(video_id: str, num_shards: int) -> int:
+    """Choose the shard that holds a video; the id is a hash of source and key already."""
+    return uuid.UUID(video_id).int % num_shards
 
 
 def clip_id(video_id: str, start_ns: int, end_ns: int) -> str:

@@ -27,7 +27,7 @@ from pyarrow.fs import LocalFileSystem
 from curation_assets.schemas.clip_scores import NOT_SCORED, SCORED_BY, SCORER_TABLES, score_names
 from curation_assets.schemas.table import TableSpec
 from curation_assets.storage.errors import StoreError
-from curation_assets.storage.layout import Layout
+from curation_assets.storage.layout import Layout, plain_name
 from curation_assets.storage.snapshots import Snapshot, open_snapshot
 
 OPEN_THREADS = 16
@@ -322,7 +322,9 @@ class UnionTable(pads.Dataset):  # type: ignore[misc]
         files = pads.IpcFileFormat()  # the fragments are never opened
         filesystem = LocalFileSystem()
         fragments = [
-            files.make_fragment(source, filesystem, partition_expression=pc.field("source") == source) for source in self._sources if source
+            files.make_fragment(source, filesystem, partition_expression=pc.field("source") == plain_name(source))
+            for source in self._sources
+            if source
         ]
         return pads.FileSystemDataset(fragments, self.schema, files, filesystem)
 
