@@ -150,6 +150,14 @@ def test_a_model_that_cannot_be_fetched_tells_no_token(place):
             {"sources": {"a": {"uri": "x", "storage_options": {"sas_token": "planted-in-the-file"}}}},
             "credentials come from the environment",
         ),
+        ({"warehouse": "az://container/x?sv=1&sig=planted-in-the-file"}, "credentials come from the environment"),
+        ({"watch": {"a": {"uri": "https://a.blob.core.windows.net/x?sig=planted-in-the-file"}}}, "credentials come from the environment"),
+        ({"automation": {"notify": {"webhook_url": "https://user:planted-in-the-file@host/x"}}}, "credentials come from the environment"),
+        ({"automation": {"notify": {"webhook_url": "hooks.example.com/planted-in-the-file"}}}, "webhook_url"),
+        ({"automation": {"notify": {"webhook_env": "https://hooks.example.com/planted-in-the-file"}}}, "webhook_env"),
+        ({"automation": {"notify": "hooks.example.com/planted-in-the-file"}}, "expected a mapping"),
+        ({"queues": {"main": {"url": "https://key:planted-in-the-file@sqs.eu-west-1.amazonaws.com/1/x"}}}, "queues.main.url"),
+        ({"queues": {"main": "https://key:planted-in-the-file@sqs.eu-west-1.amazonaws.com/1/x"}}, "expected a mapping"),
     ],
 )
 def test_a_secret_in_the_settings_is_refused_and_not_repeated(tmp_path, tree, told):

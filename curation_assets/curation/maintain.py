@@ -25,6 +25,7 @@ LEAST_AGE = timedelta(hours=6)
 LEASE_AGE = timedelta(days=1)
 """A run writes its lease anew every few seconds: one that nobody has written to for a day is nobody's."""
 TEMPORARY_AGE = timedelta(days=1)
+_WRITTEN = ("sources/", "tables/", "media/", "leases/", "changes/", "watch/", "queues/")  # all folders of a warehouse
 _MOST_DELETED = 0.1
 _RUN_ID = "maintain"
 
@@ -148,7 +149,7 @@ def maintain(config: Config, options: MaintainOptions, *, log: Callable[[str], N
     for key in sorted(found - wanted):
         add(_guarded(key, lambda key=key: _left_over(run.warehouse, key, options)))  # type: ignore[misc]
     before = datetime.now(UTC) - (timedelta(0) if options.is_alone else TEMPORARY_AGE)
-    for prefix in ("sources/", "tables/", "media/", "leases/"):
+    for prefix in _WRITTEN:
         report.temporary_removed += store.delete_temporary(prefix, before=before, is_dry_run=options.is_dry_run)
     report.leases_removed = _drop_leases(store, datetime.now(UTC) - LEASE_AGE, is_dry_run=options.is_dry_run)
     return report

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from curation_assets.settings.base import Model, Seconds
+from curation_assets.settings.base import Model, Seconds, Uri
 
 Cron = Annotated[str, Field(pattern=r"^\S+( \S+){4}$")]
 Pool = Literal["gpu", "decode"]
@@ -16,7 +16,7 @@ Pool = Literal["gpu", "decode"]
 class NotifySettings(Model):
     """Whom `failed_run_sensor` tells. With none of these it writes a line into the sensor's log."""
 
-    webhook_url: str | None = Field(
+    webhook_url: Uri | None = Field(
         None,
         pattern=r"^https?://[^/]",
         description="JSON about each failed run is posted here. An address that is a secret goes into webhook_env.",

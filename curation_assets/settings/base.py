@@ -26,22 +26,22 @@ class Model(BaseModel):
 
 
 _USER_IN_URL = re.compile(r"^[a-z][a-z0-9+.-]*://[^/]*@", re.IGNORECASE)
+_SIGNATURE_IN_URL = re.compile(r"^[a-z][a-z0-9+.-]*://.*[?&](sig|[a-z-]*signature)=", re.IGNORECASE)  # Azure's SAS; S3 and Google
 
 
-def without_user(uri: str) -> str:
-    """Return a URI that names no user: what stands in the settings is shown in logs, tables and the UI.
+def without_credentials(uri: str) -> str:
+    """Return a URI that names no user and is not signed: what stands in the settings is shown in logs, tables and the UI.
 
     Raises:
-        PydanticCustomError: it names one, with a password or without; the message does not repeat it.
+        PydanticCustomError: it has a user, with a password or without, or a signature; the message does not repeat it.
     """
-    if _USER_IN_URL.match(uri):
-        raise PydanticCustomError(
-            "credential", "a user or password before '@' in a URL would be shown in logs and tables: credentials come from the environment"
-        )
+    for pattern, what in ((_USER_IN_URL, "a user or password before '@' in a URL"), (_SIGNATURE_IN_URL, "the signature in a URL")):
+        if pattern.match(uri):
+            raise PydanticCustomError("credential", f"{what} would be shown in logs and tables: credentials come from the environment")  # type: ignore[arg-type]
     return uri
 
 
-Uri = Annotated[str, AfterValidator(without_user), Field(min_length=1)]
+Uri = Annotated[str, AfterValidator(without_credentials), Field(min_length=1)]
 """A folder or a URL; credentials never stand in it."""
 
 _SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|credential", re.IGNORECASE)
@@ -49,7 +49,7 @@ _SECRET_OPTION = re.compile(r"secret|password|token|access_key|account_key|sas|c
 
 def _without_secrets(options: dict[str, str]) -> dict[str, str]:
     for option, value in options.items():
-        without_user(value)
+        without_credentials(value)
         if _SECRET_OPTION.search(option):
             raise ValueError(
                 f"storage option {option!r}: credentials come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not from settings"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,8 +52,6 @@ def written(config) -> dict[tuple[str, str], str]:
 
 
 def back_up(source: str, target: str, options: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    import os
-
     environment = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
     if options:
         environment["AWS_ENDPOINT_URL"] = options["aws_endpoint"]
@@ -116,3 +116,32 @@ def test_a_warehouse_and_its_videos_that_were_moved(local_root, tmp_path):  # no
 def test_it_says_how_it_is_used(tmp_path):
     done = subprocess.run([SCRIPT, tmp_path], capture_output=True, text=True)
     assert (done.returncode, "usage:" in done.stderr) == (2, True)
+
+
+def test_what_is_no_warehouse_is_not_backed_up(root, tmp_path):  # noqa: F811
+    """The folder above the warehouse, say: an empty backup would be found out on the day that it is needed."""
+    if root.options and shutil.which("aws") is None:
+        pytest.skip("the aws command is not there")
+    done = back_up(f"{root.uri}/nothing", f"{root.uri}/backup", root.options)
+    assert done.returncode == 2
+    assert "is no warehouse" in done.stderr
+    assert not any(tmp_path.rglob("media"))
+
+
+def test_a_file_that_cannot_be_read_fails_a_backup():
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is closed to the user that root becomes here, whom no file is closed to
+        top = Path(name)
+        for key in ("sources/mine.json", "media/previews/clip.webp"):
+            (top / "warehouse" / key).parent.mkdir(parents=True)
+            (top / "warehouse" / key).write_text("{}")
+        (top / "warehouse" / "tables").mkdir()
+        (top / "warehouse" / "media" / "previews" / "clip.webp").chmod(0)
+        (top / "backup").mkdir()
+        for folder in (top, top / "backup"):
+            folder.chmod(0o777)
+        script = shutil.copy(SCRIPT, top)
+        user = 65534 if os.geteuid() == 0 else None
+        done = subprocess.run([script, top / "warehouse", top / "backup"], capture_output=True, text=True, user=user, timeout=60)
+    assert done.returncode == 1
+    assert "clip.webp" in done.stderr
+    assert "is not complete" in done.stderr

@@ -30,6 +30,7 @@ from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.transcoded_clips import TRANSCODED_CLIPS
 from curation_assets.settings import Config, SettingsError
 from curation_assets.storage.leases import Lease
+from curation_assets.storage.objects_local import TEMP_PREFIX
 from curation_assets_tests import makevideo
 from curation_assets_tests.curation.project import MEDIA_STAGES
 from curation_assets_tests.storage.conftest import Root, local_root, root, s3_options, s3_root  # noqa: F401 - fixtures
@@ -176,6 +177,20 @@ def test_leases_of_runs_that_are_gone(local_root, videos):  # noqa: F811
         maintain(config, DAY)
         assert maintain(config, DAY).leases_removed == 0
         assert list((Path(config.warehouse) / "leases/clips/mine").glob("*.json"))
+
+
+def test_files_of_killed_writes_go_wherever_they_are(local_root, videos):  # noqa: F811
+    config = config_of(local_root, videos)
+    curate(config, ["raw_videos"])
+    left = []
+    for folder in ("sources", "tables/raw_videos", "media", "leases", "changes/done", "watch/uploads", "queues/main/pending"):
+        path = Path(config.warehouse) / folder / f"{TEMP_PREFIX}killed"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (0, 0))
+        left.append(path)
+    assert maintain(config, MaintainOptions(timedelta(days=1))).temporary_removed == len(left)
+    assert not any(path.exists() for path in left)
 
 
 def test_what_cannot_be_asked_for(local_root, videos):  # noqa: F811
