@@ -12,28 +12,26 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from curation_assets.storage.leases import boot_id
 
-PROCESS_TAG = "curation/process"  # on a run of the command line: its process, from the start
-_WORKER_TAG = "curation/worker"  # on any run, once its steps begin: the run and its process; a re-execution may carry its parent's
+PROCESS_TAG = "curation/process"  # the run and its process: of the command line's from the start, else once its steps begin; a re-execution carries its parent's
 _MINE = (DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED)
 
 
-def process_tag() -> str:
-    """Name this process: host, boot, id, and when it started."""
-    return _tag_of(os.getpid())
+def process_tag(run_id: str) -> str:
+    """Name a run and this process, which works on it: host, boot, id, and when it started."""
+    return f"{run_id}|{_tag_of(os.getpid())}"
 
 
 def mark_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Note on a run that this process works on it."""
-    if PROCESS_TAG not in run.tags:
-        instance.add_run_tags(run.run_id, {_WORKER_TAG: f"{run.run_id}|{process_tag()}"})
+    if run.tags.get(PROCESS_TAG) != (tag := process_tag(run.run_id)):
+        instance.add_run_tags(run.run_id, {PROCESS_TAG: tag})
 
 
 def end_orphans(instance: dg.DagsterInstance) -> None:
     """Mark runs whose process was killed as failed, and free the places in pools that they held; those of other machines are theirs to judge."""
     for run in instance.get_runs(RunsFilter(statuses=list(_MINE))):
-        run_id, _, worker = run.tags.get(_WORKER_TAG, "").partition("|")
-        tag = run.tags.get(PROCESS_TAG) or (worker if run_id == run.run_id else "")
-        if tag and not _is_alive(tag):
+        run_id, _, process = run.tags.get(PROCESS_TAG, "").partition("|")
+        if run_id == run.run_id and not _is_alive(process):
             instance.report_run_failed(
                 run, "the process that worked on it was killed; what it had committed stays, and the next run goes on"
             )
