@@ -49,7 +49,7 @@ def sources_add(context: click.Context, name: str, uri: str, options: tuple[str,
     refuse_other_uri(config, name, settings.uri)
     warehouse = Warehouse.of(config)
     warehouse.registry.put(SourceRecord.from_settings(name, settings))
-    sync_partitions_to(warehouse.registry.sync(config), path)
+    sync_partitions_to(warehouse.registry.sync(config), warehouse.registry, path)
     out.print(f"added {name}: {settings.uri}", markup=False, soft_wrap=True)
 
 
@@ -102,7 +102,7 @@ def sources_remove(context: click.Context, name: str, delete_tables: bool) -> No
         warehouse.registry.remove(name)
     elif not num_deleted:
         warehouse.registry.get(name)
-    sync_partitions_to(warehouse.registry.names(), path, removed=name)
+    sync_partitions_to(warehouse.registry.names(), warehouse.registry, path, removed=name)
     _forget_clips(config, path)
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
@@ -128,7 +128,7 @@ def _forget_clips(config: Config, path: Path | None) -> None:
 
 
 def sync_partitions_to(
-    names: Sequence[str], path: Path | None, *, removed: str | None = None, pool_limits: Mapping[Any, int] | None = None
+    names: Sequence[str], registry: Any, path: Path | None, *, removed: str | None = None, pool_limits: Mapping[Any, int] | None = None
 ) -> None:
     """Make the partitions equal to the registry's names, in the Dagster instance of a settings file, or of the working folder; set pools' limits there."""
     from curation_assets.defs.instance import open_instance
@@ -140,5 +140,5 @@ def sync_partitions_to(
         if removed is not None:
             remove_partition(instance, removed)
         end_orphans(instance)
-        sync_partitions(instance, names)
+        sync_partitions(instance, names, registry=registry)
         set_pool_limits(instance, pool_limits or {})

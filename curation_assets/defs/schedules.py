@@ -100,9 +100,9 @@ class _Found:
 class NightlyTick:
     """One tick of `nightly_backfill_schedule`.
 
-    Ticks of one day share one way through the sources, sorted by name: each goes on where the last one stopped, and the place is kept in the instance's
-    database. A tick that is evaluated again starts where it started, so that what it had not requested before a crash is not lost; looking at a tick in
-    the UI ("Preview tick result") moves the place on like a tick.
+    Ticks share one way through the sources, sorted by name: each goes on where the last one stopped, on the next day too, and a new way begins at most once a
+    day. The place is kept in the instance's database. A tick that is evaluated again starts where it started, so that what it had not requested before a crash
+    is not lost; looking at a tick in the UI ("Preview tick result") moves the place on like a tick.
 
     Args:
         context: of the tick.
@@ -136,7 +136,7 @@ class NightlyTick:
         """Look at sources until the time is up or enough were found, and request them in groups."""
         deadline = time.monotonic() + self._settings.tick_time_s
         names = self._warehouse.registry.sync(self._config)
-        sync_partitions(self._instance, names)
+        sync_partitions(self._instance, names, registry=self._warehouse.registry)
         place = _Place.read(self._instance, " ".join([self._warehouse.uri, *sorted(self._tables or ())]))
         start = place.start_of(self._time)
         if start is None:
@@ -231,12 +231,16 @@ class NightlyTick:
 
 @dataclass(frozen=True)
 class _Place:
-    """How far the ticks of a day have come. `tick` is the last one; it went from `start` on, and the next goes on from `end` (None: all was seen)."""
+    """How far the ticks have come. `tick` is the last one; it went from `start` on, and the next goes on from `end` (None: all was seen).
+
+    The way through all sources began in the tick `begun`.
+    """
 
     key: str
     tick: str = ""
     start: str = ""
-    end: str | None = ""
+    end: str | None = None
+    begun: str = ""
 
     @classmethod
     def read(cls, instance: dg.DagsterInstance, what: str) -> "_Place":
@@ -251,14 +255,18 @@ class _Place:
         return cls(key, **json.loads(kept)) if kept else cls(key)
 
     def start_of(self, tick: datetime) -> str | None:
-        """Return the name after which a tick begins, None when the day's ticks have seen everything."""
+        """Return the name after which a tick begins, None when a way that began on its day has seen everything."""
         if self.tick == tick.isoformat():
             return self.start
-        return self.end if self.tick[:10] == f"{tick:%Y-%m-%d}" else ""
+        if self.end is None:
+            return None if self.begun[:10] == f"{tick:%Y-%m-%d}" else ""
+        return self.end
 
     def write(self, instance: dg.DagsterInstance, *, tick: datetime, start: str, end: str | None) -> None:
         """Keep it for the next tick."""
-        instance.daemon_cursor_storage.set_cursor_values({self.key: json.dumps({"tick": tick.isoformat(), "start": start, "end": end})})
+        now = tick.isoformat()
+        kept = {"tick": now, "start": start, "end": end, "begun": self.begun if start else now}
+        instance.daemon_cursor_storage.set_cursor_values({self.key: json.dumps(kept)})
 
 
 def corpus_request(context: dg.ScheduleEvaluationContext, config: Config, overrides: Mapping[str, Any]) -> dg.RunRequest | dg.SkipReason:

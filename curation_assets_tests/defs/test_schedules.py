@@ -110,6 +110,15 @@ def test_a_tick_ends_in_time_and_the_next_one_goes_on(place, history):
     assert set(history.get_dynamic_partitions("video_source")) == set(names)
 
 
+def test_one_tick_a_day_comes_to_the_last_source_too(place, history):
+    names = [f"s{number:02}" for number in range(11)]
+    write(place, sources=names, automation={"tick_time_s": 1e-6, "nightly_cron": "0 3 * * *"})
+    names = sorted([*names, *"abcde"])
+    assert [asked(tick(history, NIGHT + number * DAY)) for number in range(3)] == [[names[:8]], [names[8:]], [names[:8]]]
+    assert asked(tick(history, NIGHT + 2 * DAY + TEN_MINUTES)) == [names[8:]]
+    assert not tick(history, NIGHT + 2 * DAY + 2 * TEN_MINUTES).run_requests
+
+
 def test_what_is_under_way_is_left_out_and_what_fails_for_ever_given_up(place, history):
     write(place, sources=list("abcde"), automation={"max_attempts": 2})
     running = record(history, tick(history).run_requests[0], dg.DagsterRunStatus.STARTED)
