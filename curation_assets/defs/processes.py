@@ -1,6 +1,7 @@
 """Processes: which process works on a run, so that a run whose process was killed is ended and gives its places in the pools back.
 
-Dagster's daemon does that for the runs that it watches. Nothing does for runs of the command line, nor for any run when the machine went down with the daemon.
+A code server does that for the runs that it started, while it lives. Dagster's run monitoring does not (1.13): its launcher of local processes cannot be asked
+whether a run lives. So nothing does for runs of the command line, nor for any run when the machine or the code server went down.
 """
 
 import os
@@ -27,8 +28,13 @@ def mark_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         instance.add_run_tags(run.run_id, {PROCESS_TAG: tag})
 
 
-def end_orphans(instance: dg.DagsterInstance) -> None:
-    """Mark runs whose process was killed as failed, and free the places in pools that they held; those of other machines are theirs to judge."""
+def end_orphans(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process was killed as failed, and free the places in pools that they held; those of other machines are theirs to judge.
+
+    Returns:
+        The ids of these runs.
+    """
+    ended = []
     for run in instance.get_runs(RunsFilter(statuses=list(_MINE))):
         run_id, _, process = run.tags.get(PROCESS_TAG, "").partition("|")
         if run_id == run.run_id and not _is_alive(process):
@@ -36,6 +42,22 @@ def end_orphans(instance: dg.DagsterInstance) -> None:
                 run, "the process that worked on it was killed; what it had committed stays, and the next run goes on"
             )
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            ended.append(run.run_id)
+    return ended
+
+
+@dg.sensor(
+    name="process_killed_sensor",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends runs whose process on this machine was killed: they would hold their places in pools and in the queue of runs for ever.",
+)
+def process_killed_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Look at the processes of runs that are under way; requests nothing."""
+    ended = end_orphans(context.instance)
+    for run_id in ended:
+        context.log.warning(f"run {run_id}: its process was killed; marked as failed")
+    return dg.SkipReason(f"{len(ended)} runs had lost their process" if ended else "every run has its process")
 
 
 def _tag_of(pid: int) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -32,6 +33,8 @@ from curation_assets.settings import Config, SettingsError
 from curation_assets.storage.errors import StoreError
 
 _THREADS = 8  # tables of several sources are read at once: over a network most of a look is waiting
+_FIRST_PAUSE = timedelta(minutes=5)
+_MOST_FAILURES = 10  # in a row, that are looked for: the pause is a day by then
 _MOST_SOURCES_COMPARED = 500  # corpus_schedule reads every table of every source, some 50 ms each
 
 
@@ -273,11 +276,13 @@ def corpus_request(context: dg.ScheduleEvaluationContext, config: Config, overri
     """Request the tables over all sources when one of them would be made anew.
 
     With many sources the fingerprints take too long for a tick; then a run is requested when a source's run has ended since the last one began. A run that finds
-    nothing changed leaves the tables as they are.
+    nothing changed leaves the tables as they are. After a failed run the next one waits, twice as long each time, a day at most.
     """
     filters = dg.RunsFilter(job_name="curate_corpus", statuses=list(IN_FLIGHT))
     if context.instance.get_runs_count(filters):
         return dg.SkipReason("a curate_corpus run is under way")
+    if reason := _pause_after_failures(context):
+        return dg.SkipReason(reason)
     names = Warehouse.of(config).registry.sync(config)
     if not names:
         return dg.SkipReason("there is no source yet")
@@ -289,6 +294,18 @@ def corpus_request(context: dg.ScheduleEvaluationContext, config: Config, overri
     if not reason:
         return dg.SkipReason("no source has changed since the tables over all sources were made")
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time.isoformat()}", tags={"curation/reason": reason[:200]})
+
+
+def _pause_after_failures(context: dg.ScheduleEvaluationContext) -> str:
+    """Say that curate_corpus failed too lately to be tried again; empty when it did not."""
+    last = context.instance.get_run_records(dg.RunsFilter(job_name="curate_corpus"), limit=_MOST_FAILURES)
+    num_failed = len(list(takewhile(lambda record: record.dagster_run.status is dg.DagsterRunStatus.FAILURE, last)))
+    if not num_failed:
+        return ""
+    next_try = last[0].create_timestamp.astimezone(UTC) + min(_FIRST_PAUSE * 2 ** (num_failed - 1), timedelta(days=1))
+    if context.scheduled_execution_time >= next_try:
+        return ""
+    return f"the last curate_corpus run failed, {num_failed} in a row; the next is requested after {next_try:%Y-%m-%d %H:%M} UTC, or start one by hand"
 
 
 def _newer_source_runs(instance: dg.DagsterInstance) -> str:

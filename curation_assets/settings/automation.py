@@ -27,7 +27,12 @@ class NotifySettings(Model):
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="module:Class of your own, called without arguments, with a method notify(failure: curation_assets.defs.notify.FailedRun).",
     )
-    timeout_s: Seconds = Field(5.0, gt=0, le=30, description="Longest wait for the webhook.")
+    timeout_s: Seconds = Field(
+        5.0,
+        gt=0,
+        le=5,
+        description="Longest wait for the webhook, twice per failed run. A tick tells of up to five runs, and Dagster ends it after 60 s.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> NotifySettings:

@@ -119,6 +119,20 @@ def test_one_tick_a_day_comes_to_the_last_source_too(place, history):
     assert not tick(history, NIGHT + 2 * DAY + 2 * TEN_MINUTES).run_requests
 
 
+def test_tables_over_all_sources_that_cannot_be_made_are_tried_less_and_less(place, history):
+    job = build_defs().resolve_job_def("curate_corpus")
+    now = datetime.now(UTC)
+    times = []
+    for number in range(1, 40):
+        for request in tick(history, now + number * TEN_MINUTES, CORPUS).run_requests or []:
+            times.append(number)
+            history.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.FAILURE)
+    assert times == [1, 2, 3, 4, 5, 9, 17, 33]  # a pause counts from when the run was made, which is now
+    assert "8 in a row" in tick(history, now + timedelta(hours=6), CORPUS).skip_message
+    history.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    assert tick(history, now + TEN_MINUTES, CORPUS).run_requests
+
+
 def test_what_is_under_way_is_left_out_and_what_fails_for_ever_given_up(place, history):
     write(place, sources=list("abcde"), automation={"max_attempts": 2})
     running = record(history, tick(history).run_requests[0], dg.DagsterRunStatus.STARTED)
