@@ -29,6 +29,7 @@ from curation_assets.defs.maintain import maintain_warehouse, weekly_maintenance
 from curation_assets.defs.notify import build_failed_run_sensor
 from curation_assets.defs.partitions import with_sources_per_run
 from curation_assets.defs.parts import Part, part_of_environment
+from curation_assets.defs.processes import process_killed_sensor
 from curation_assets.defs.resources import CurationResource
 from curation_assets.defs.schedules import build_schedules
 from curation_assets.defs.sensors import build_bucket_upload_sensor, build_sqs_upload_sensor
@@ -70,7 +71,7 @@ def build_defs(
     else:
         jobs.append(maintain_warehouse)
         schedules.append(weekly_maintenance_schedule)
-        sensors += [build_bucket_upload_sensor(config, path), build_sqs_upload_sensor(config, path)]
+        sensors += [process_killed_sensor, build_bucket_upload_sensor(config, path), build_sqs_upload_sensor(config, path)]
     definitions = dg.Definitions(
         assets=part.assets(assets, tables),
         jobs=jobs,

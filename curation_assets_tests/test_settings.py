@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dagster._utils.schedules import is_valid_cron_schedule
+from pydantic import ValidationError
 
 from curation_assets.configuration import (
     absolute_uri,
@@ -19,6 +21,7 @@ from curation_assets.schemas.curated_clips import SCORES
 from curation_assets.schemas.ranks import RANK_COLUMNS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets.settings import Config, SettingsError, SourceSettings
+from curation_assets.settings.automation import AutomationSettings
 
 
 def write(path, tree):
@@ -399,3 +402,17 @@ def test_a_source_names_some_of_the_models_of_the_project(tmp_path):
     own["embeddings"]["models"] = "fingerprint"
     with pytest.raises(SettingsError, match=r"sources.a.settings: embeddings.models: "):
         load_config(write(tmp_path / "c.yaml", tree))
+
+
+@pytest.mark.parametrize("cron", ["99 3 * * *", "0 3 0 * *", "0 3 * 13 *", "0 24 * * *", "*/0 * * * *", "x * * * *", "0,, * * * *"])
+def test_a_cron_that_dagster_refuses_is_a_wrong_setting(cron):
+    """Else `config check` says fine, and every command that loads the definitions ends in a traceback."""
+    assert not is_valid_cron_schedule(cron)
+    with pytest.raises(ValidationError, match="cron takes"):
+        AutomationSettings(nightly_cron=cron)
+
+
+@pytest.mark.parametrize("cron", ["*/10 1-5 * * *", "0 3 * * 7", "0 22-2 * * *", "0 3 * jan MON-FRI", "0,30 3-23/2 1 1-6 0"])
+def test_crons(cron):
+    assert is_valid_cron_schedule(cron)
+    assert AutomationSettings(nightly_cron=cron).nightly_cron == cron

@@ -86,7 +86,8 @@ def ui(context: click.Context, host: str, port: int) -> None:
     dagster = shutil.which("dagster", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if dagster is None:
         raise SettingsError("dagster is not on the PATH; activate the virtual environment")
-    sync_partitions_to(Warehouse.of(loaded).registry.sync(loaded), path, pool_limits=loaded.automation.pool_limits)
+    registry = Warehouse.of(loaded).registry
+    sync_partitions_to(registry.sync(loaded), registry, path, pool_limits=loaded.automation.pool_limits)
     environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
     if path is not None:
         environment["CURATION_CONFIG"] = str(path)

@@ -69,7 +69,7 @@ def sources_add(
     records = added_records(config, warehouse.registry.names(), name, settings)
     for record in records:
         warehouse.registry.put(record)
-    sync_partitions_to(warehouse.registry.sync(config), path)
+    sync_partitions_to(warehouse.registry.sync(config), warehouse.registry, path)
     out.print(f"added {name}: {settings.uri}" + (f" in {len(records)} shards" if len(records) > 1 else ""), markup=False, soft_wrap=True)
 
 
@@ -128,7 +128,7 @@ def sources_remove(context: click.Context, name: str, delete_tables: bool) -> No
             warehouse.registry.remove(partition)
     elif not num_deleted:
         warehouse.registry.get(name)
-    sync_partitions_to(warehouse.registry.names(), path, removed=partitions)
+    sync_partitions_to(warehouse.registry.names(), warehouse.registry, path, removed=partitions)
     _forget_clips(config, path)
     out.print(f"removed {name}" + (" and its tables" if delete_tables else "; its tables stay"))
     if name in config.sources:
@@ -154,7 +154,12 @@ def _forget_clips(config: Config, path: Path | None) -> None:
 
 
 def sync_partitions_to(
-    names: Sequence[str], path: Path | None, *, removed: Sequence[str] = (), pool_limits: Mapping[Any, int] | None = None
+    names: Sequence[str],
+    registry: Any,
+    path: Path | None,
+    *,
+    removed: Sequence[str] = (),
+    pool_limits: Mapping[Any, int] | None = None,
 ) -> None:
     """Make the partitions equal to the registry's names, in the Dagster instance of a settings file, or of the working folder; set pools' limits there."""
     from curation_assets.defs.instance import open_instance
@@ -166,5 +171,5 @@ def sync_partitions_to(
         for name in removed:
             remove_partition(instance, name)
         end_orphans(instance)
-        sync_partitions(instance, names)
+        sync_partitions(instance, names, registry=registry)
         set_pool_limits(instance, pool_limits or {})

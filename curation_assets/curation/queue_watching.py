@@ -166,8 +166,9 @@ class _QueueTick:
         for name, bucket, prefix, endings in self._roots:
             if event.bucket == bucket and event.key.startswith(prefix):
                 key = event.key[len(prefix) :]
-                if is_video_name(key, endings):
-                    watch = self._config.watch[name]
+                watch = self._config.watch[name]
+                own = self._warehouse.layout.media_below(watch.uri)
+                if is_video_name(key, endings) and not (own and key.startswith(own)):
                     yield SourceRecord.from_watch(name, watch, source_folder(key, watch.depth))
 
     def _note(self, message: Message, problem: str) -> None:

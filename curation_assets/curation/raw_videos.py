@@ -62,14 +62,15 @@ def update_raw_videos(run: SourceRun) -> StageReport:
 
 
 def distinct_videos(run: SourceRun, page: Sequence[SourceObject], seen: set[str]) -> dict[str, SourceObject]:
-    """Keep a page's videos by id, less local files that are still being written to, which are only seen.
+    """Keep a page's videos by id, less the warehouse's own media, and local files that are still being written to, which are only seen.
 
     Two names that differ only in Unicode form are one key: the first in the listing's order counts.
     """
     objects: dict[str, SourceObject] = {}
     quiet_s, now = run.settings.raw_videos.quiet_period_s, datetime.now(UTC)
+    own = None if run.record.is_manifest else run.warehouse.layout.media_below(run.record.uri)
     for item in page:
-        if is_video_name(item.key, run.settings.raw_videos.extensions):
+        if is_video_name(item.key, run.settings.raw_videos.extensions) and not (own and item.key.startswith(own)):
             identity = video_id(run.plain_name, item.key)
             if identity in seen:
                 run.log(f"{item.uri}: left out, another object has the same name in another Unicode form; rename one of them")

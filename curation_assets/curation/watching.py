@@ -161,6 +161,7 @@ class _RootTick:
     def __init__(self, name: str, config: Config, warehouse: Warehouse, tick: Tick, *, now_s: float, deadline_s: float) -> None:
         self.name, self.watch, self.tick = name, config.watch[name], tick
         self._registry = warehouse.registry
+        self._own = warehouse.layout.media_below(self.watch.uri)
         self._states = StateStore(warehouse.store, warehouse.layout, name)
         self._deadline_s, self._most_requests = deadline_s, config.sensors.max_requests_per_tick
         endings = resolve_settings(config.processing(), self.watch.settings, where=f"watch.{name}.settings").raw_videos.extensions
@@ -286,6 +287,8 @@ class _RootTick:
             videos = [info for info in objects if info.key.lower().endswith(self._all_endings)]
         else:
             videos = [info for info in objects if info.key.rpartition(".")[2].lower() in self._endings]
+        if self._own:
+            videos = [info for info in videos if not info.key.startswith(self._own)]
         if self._quiet_s:
             low, high = self._young
             low_s, high_s = self._young_s

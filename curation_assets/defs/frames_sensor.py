@@ -14,6 +14,7 @@ from curation_assets.configuration import load_config, resolve_settings
 from curation_assets.curation.status import is_behind
 from curation_assets.curation.warehouse import SourceRun, Warehouse
 from curation_assets.defs.partitions import video_sources
+from curation_assets.defs.run_history import is_waited_for
 from curation_assets.engine.local import LocalEngine
 from curation_assets.schemas.frame_sets import FRAME_SETS
 from curation_assets.schemas.table import TableSpec
@@ -23,7 +24,6 @@ from curation_assets.storage.errors import StoreError
 EVENTS_PER_TICK = 1000
 TICK_TIME_S = 40.0  # Dagster ends ticks after 60 s
 INTERVAL_S = 30
-_WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 
 
 def build_frames_sensor(
@@ -72,7 +72,7 @@ def _tick(
             seen.add(name)
             if (
                 name in known
-                and not _waits(context.instance, job_name, name)
+                and not is_waited_for(context.instance, job_name, name)
                 and _is_behind(context, name, config, overrides, warehouse, tables)
             ):
                 requests.append(dg.RunRequest(run_key=f"{name}:{newest[name]}", partition_key=name))
@@ -87,12 +87,6 @@ def _events(instance: dg.DagsterInstance, *, after: int) -> list[tuple[str, int]
         dg.AssetRecordsFilter(dg.AssetKey(FRAME_SETS.asset_key), after_storage_id=after), limit=EVENTS_PER_TICK, ascending=True
     ).records
     return [(record.partition_key, record.storage_id) for record in records if record.partition_key]
-
-
-def _waits(instance: dg.DagsterInstance, job_name: str, name: str) -> bool:
-    """Say whether a run of the source has not begun yet: it will see these frames too. One that has begun may have passed them."""
-    tags = {"dagster/partition": name}
-    return instance.get_runs_count(dg.RunsFilter(job_name=job_name, tags=tags, statuses=list(_WAITING))) > 0
 
 
 def _is_behind(

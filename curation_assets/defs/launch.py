@@ -1,6 +1,7 @@
 """Launch: start a run from the command line, in this process, on the instance that the UI shows."""
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def launch(
             does not have, or a selected model's weights are not there.
     """
     end_orphans(instance)
-    sync_partitions(instance, registered)
+    sync_partitions(instance, registered, registry=Warehouse.of(load_config(config_path)).registry)
     definitions = build_defs(overrides=overrides, config_path=config_path)
     asset_keys, corpus_keys = _select(definitions, select)
     _check_sources(config_path, names, overrides or {}, asset_keys)
@@ -148,11 +149,12 @@ def launch(
 
 def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, arguments: Mapping[str, Any]) -> LaunchResult:
     """Run one job in this process."""
-    tags = {PROCESS_TAG: process_tag(), **arguments.get("tags", {})}
+    run_id = str(uuid.uuid4())
+    tags = {PROCESS_TAG: process_tag(run_id), **arguments.get("tags", {})}
     try:
-        result = job.execute_in_process(**{**arguments, "tags": tags}, instance=instance, raise_on_error=False)
+        result = job.execute_in_process(**{**arguments, "tags": tags}, run_id=run_id, instance=instance, raise_on_error=False)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-        runs = instance.get_runs(RunsFilter(tags=tags, statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]))
+        runs = instance.get_runs(RunsFilter(run_ids=[run_id], statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]))
         for started in runs:
             instance.report_run_canceled(started)
         return LaunchResult([started.run_id for started in runs], is_interrupted=True)

@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._record import replace  # dg.Definitions has no copy of its own (1.13)
 from sqlalchemy.exc import IntegrityError
 
+from curation_assets.curation.sources import SourceRegistry
 from curation_assets.settings import AutomationSettings
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -30,11 +31,16 @@ def with_sources_per_run(definitions: dg.Definitions, number: int) -> dg.Definit
     return replace(definitions, assets=assets)
 
 
-def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
+def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str], *, registry: SourceRegistry | None = None) -> None:
     """Add the registry's names to the instance's partitions; existing ones keep their order.
 
     Partitions that the registry does not have go, unless `DAGSTER_HOME` is set: several warehouses may share such an instance then, and only
     `remove_partition` takes one away.
+
+    Args:
+        instance: of Dagster.
+        names: of the registry, as it was when they were read.
+        registry: to look again before a partition goes, because a sensor may have added its source meanwhile; None takes the names for the last word.
     """
     wanted = list(names)
     for tries_left in range(_TRIES - 1, -1, -1):
@@ -47,7 +53,10 @@ def sync_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
             if not tries_left:
                 raise
     if not os.environ.get("DAGSTER_HOME"):
-        for name in set(present) - set(wanted):
+        gone = set(present) - set(wanted)
+        if gone and registry is not None:  # whoever adds a partition has registered its source before
+            gone -= set(registry.names())
+        for name in gone:
             remove_partition(instance, name)
 
 

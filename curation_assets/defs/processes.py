@@ -1,6 +1,7 @@
 """Processes: which process works on a run, so that a run whose process was killed is ended and gives its places in the pools back.
 
-Dagster's daemon does that for the runs that it watches. Nothing does for runs of the command line, nor for any run when the machine went down with the daemon.
+A code server does that for the runs that it started, while it lives. Dagster's run monitoring does not (1.13): its launcher of local processes cannot be asked
+whether a run lives. So nothing does for runs of the command line, nor for any run when the machine or the code server went down.
 """
 
 import os
@@ -12,32 +13,51 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from curation_assets.storage.leases import boot_id
 
-PROCESS_TAG = "curation/process"  # on a run of the command line: its process, from the start
-_WORKER_TAG = "curation/worker"  # on any run, once its steps begin: the run and its process; a re-execution may carry its parent's
+PROCESS_TAG = "curation/process"  # the run and its process: of the command line's from the start, else once its steps begin; a re-execution carries its parent's
 _MINE = (DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED)
 
 
-def process_tag() -> str:
-    """Name this process: host, boot, id, and when it started."""
-    return _tag_of(os.getpid())
+def process_tag(run_id: str) -> str:
+    """Name a run and this process, which works on it: host, boot, id, and when it started."""
+    return f"{run_id}|{_tag_of(os.getpid())}"
 
 
 def mark_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Note on a run that this process works on it."""
-    if PROCESS_TAG not in run.tags:
-        instance.add_run_tags(run.run_id, {_WORKER_TAG: f"{run.run_id}|{process_tag()}"})
+    if run.tags.get(PROCESS_TAG) != (tag := process_tag(run.run_id)):
+        instance.add_run_tags(run.run_id, {PROCESS_TAG: tag})
 
 
-def end_orphans(instance: dg.DagsterInstance) -> None:
-    """Mark runs whose process was killed as failed, and free the places in pools that they held; those of other machines are theirs to judge."""
+def end_orphans(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process was killed as failed, and free the places in pools that they held; those of other machines are theirs to judge.
+
+    Returns:
+        The ids of these runs.
+    """
+    ended = []
     for run in instance.get_runs(RunsFilter(statuses=list(_MINE))):
-        run_id, _, worker = run.tags.get(_WORKER_TAG, "").partition("|")
-        tag = run.tags.get(PROCESS_TAG) or (worker if run_id == run.run_id else "")
-        if tag and not _is_alive(tag):
+        run_id, _, process = run.tags.get(PROCESS_TAG, "").partition("|")
+        if run_id == run.run_id and not _is_alive(process):
             instance.report_run_failed(
                 run, "the process that worked on it was killed; what it had committed stays, and the next run goes on"
             )
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            ended.append(run.run_id)
+    return ended
+
+
+@dg.sensor(
+    name="process_killed_sensor",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends runs whose process on this machine was killed: they would hold their places in pools and in the queue of runs for ever.",
+)
+def process_killed_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Look at the processes of runs that are under way; requests nothing."""
+    ended = end_orphans(context.instance)
+    for run_id in ended:
+        context.log.warning(f"run {run_id}: its process was killed; marked as failed")
+    return dg.SkipReason(f"{len(ended)} runs had lost their process" if ended else "every run has its process")
 
 
 def _tag_of(pid: int) -> str:

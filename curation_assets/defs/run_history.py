@@ -21,6 +21,7 @@ IN_FLIGHT = (
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 )
+_WAITING = (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED)
 _PAGE = 500
 _MOST_RUNS = 20_000
 
@@ -72,6 +73,12 @@ def _runs(instance: dg.DagsterInstance, filters: RunsFilter) -> Iterator[Dagster
         if len(page) < _PAGE:
             return
         cursor, num_seen = page[-1].run_id, num_seen + len(page)
+
+
+def is_waited_for(instance: dg.DagsterInstance, job_name: str, name: str) -> bool:
+    """Say whether a whole run of a source's is to come that has not begun: it will see what there is now. One that has begun may have passed it."""
+    filters = RunsFilter(job_name=job_name, tags={"dagster/partition": name}, statuses=list(_WAITING))
+    return any(run.asset_selection is None for run in instance.get_runs(filters))
 
 
 def sources_of(run: DagsterRun, order: list[str], places: Mapping[str, int]) -> set[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -32,6 +33,8 @@ from curation_assets.settings import Config, SettingsError
 from curation_assets.storage.errors import StoreError
 
 _THREADS = 8  # tables of several sources are read at once: over a network most of a look is waiting
+_FIRST_PAUSE = timedelta(minutes=5)
+_MOST_FAILURES = 10  # in a row, that are looked for: the pause is a day by then
 _MOST_SOURCES_COMPARED = 500  # corpus_schedule reads every table of every source, some 50 ms each
 
 
@@ -100,9 +103,9 @@ class _Found:
 class NightlyTick:
     """One tick of `nightly_backfill_schedule`.
 
-    Ticks of one day share one way through the sources, sorted by name: each goes on where the last one stopped, and the place is kept in the instance's
-    database. A tick that is evaluated again starts where it started, so that what it had not requested before a crash is not lost; looking at a tick in
-    the UI ("Preview tick result") moves the place on like a tick.
+    Ticks share one way through the sources, sorted by name: each goes on where the last one stopped, on the next day too, and a new way begins at most once a
+    day. The place is kept in the instance's database. A tick that is evaluated again starts where it started, so that what it had not requested before a crash
+    is not lost; looking at a tick in the UI ("Preview tick result") moves the place on like a tick.
 
     Args:
         context: of the tick.
@@ -136,7 +139,7 @@ class NightlyTick:
         """Look at sources until the time is up or enough were found, and request them in groups."""
         deadline = time.monotonic() + self._settings.tick_time_s
         names = self._warehouse.registry.sync(self._config)
-        sync_partitions(self._instance, names)
+        sync_partitions(self._instance, names, registry=self._warehouse.registry)
         place = _Place.read(self._instance, " ".join([self._warehouse.uri, *sorted(self._tables or ())]))
         start = place.start_of(self._time)
         if start is None:
@@ -231,12 +234,16 @@ class NightlyTick:
 
 @dataclass(frozen=True)
 class _Place:
-    """How far the ticks of a day have come. `tick` is the last one; it went from `start` on, and the next goes on from `end` (None: all was seen)."""
+    """How far the ticks have come. `tick` is the last one; it went from `start` on, and the next goes on from `end` (None: all was seen).
+
+    The way through all sources began in the tick `begun`.
+    """
 
     key: str
     tick: str = ""
     start: str = ""
-    end: str | None = ""
+    end: str | None = None
+    begun: str = ""
 
     @classmethod
     def read(cls, instance: dg.DagsterInstance, what: str) -> "_Place":
@@ -251,25 +258,31 @@ class _Place:
         return cls(key, **json.loads(kept)) if kept else cls(key)
 
     def start_of(self, tick: datetime) -> str | None:
-        """Return the name after which a tick begins, None when the day's ticks have seen everything."""
+        """Return the name after which a tick begins, None when a way that began on its day has seen everything."""
         if self.tick == tick.isoformat():
             return self.start
-        return self.end if self.tick[:10] == f"{tick:%Y-%m-%d}" else ""
+        if self.end is None:
+            return None if self.begun[:10] == f"{tick:%Y-%m-%d}" else ""
+        return self.end
 
     def write(self, instance: dg.DagsterInstance, *, tick: datetime, start: str, end: str | None) -> None:
         """Keep it for the next tick."""
-        instance.daemon_cursor_storage.set_cursor_values({self.key: json.dumps({"tick": tick.isoformat(), "start": start, "end": end})})
+        now = tick.isoformat()
+        kept = {"tick": now, "start": start, "end": end, "begun": self.begun if start else now}
+        instance.daemon_cursor_storage.set_cursor_values({self.key: json.dumps(kept)})
 
 
 def corpus_request(context: dg.ScheduleEvaluationContext, config: Config, overrides: Mapping[str, Any]) -> dg.RunRequest | dg.SkipReason:
     """Request the tables over all sources when one of them would be made anew.
 
     With many sources the fingerprints take too long for a tick; then a run is requested when a source's run has ended since the last one began. A run that finds
-    nothing changed leaves the tables as they are.
+    nothing changed leaves the tables as they are. After a failed run the next one waits, twice as long each time, a day at most.
     """
     filters = dg.RunsFilter(job_name="curate_corpus", statuses=list(IN_FLIGHT))
     if context.instance.get_runs_count(filters):
         return dg.SkipReason("a curate_corpus run is under way")
+    if reason := _pause_after_failures(context):
+        return dg.SkipReason(reason)
     names = Warehouse.of(config).registry.sync(config)
     if not names:
         return dg.SkipReason("there is no source yet")
@@ -281,6 +294,18 @@ def corpus_request(context: dg.ScheduleEvaluationContext, config: Config, overri
     if not reason:
         return dg.SkipReason("no source has changed since the tables over all sources were made")
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time.isoformat()}", tags={"curation/reason": reason[:200]})
+
+
+def _pause_after_failures(context: dg.ScheduleEvaluationContext) -> str:
+    """Say that curate_corpus failed too lately to be tried again; empty when it did not."""
+    last = context.instance.get_run_records(dg.RunsFilter(job_name="curate_corpus"), limit=_MOST_FAILURES)
+    num_failed = len(list(takewhile(lambda record: record.dagster_run.status is dg.DagsterRunStatus.FAILURE, last)))
+    if not num_failed:
+        return ""
+    next_try = last[0].create_timestamp.astimezone(UTC) + min(_FIRST_PAUSE * 2 ** (num_failed - 1), timedelta(days=1))
+    if context.scheduled_execution_time >= next_try:
+        return ""
+    return f"the last curate_corpus run failed, {num_failed} in a row; the next is requested after {next_try:%Y-%m-%d %H:%M} UTC, or start one by hand"
 
 
 def _newer_source_runs(instance: dg.DagsterInstance) -> str:

@@ -10,9 +10,11 @@ from curation_assets.curation.queue_watching import look_at_queues
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.curation.watching import Tick, look
 from curation_assets.defs.partitions import video_sources
+from curation_assets.defs.run_history import is_waited_for
 from curation_assets.settings import Config
 from curation_assets.storage.errors import StoreError
 
+_JOB = "curate_source"
 REASON_TAG = "curation/reason"
 
 
@@ -64,7 +66,7 @@ def _build_sensor(
 ) -> dg.SensorDefinition:
     @dg.sensor(
         name=name,
-        job_name="curate_source",
+        job_name=_JOB,
         minimum_interval_seconds=config.sensors.interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING if is_wanted(config) else dg.DefaultSensorStatus.STOPPED,
         description=description,
@@ -80,14 +82,17 @@ def _build_sensor(
             return dg.SkipReason(f"the warehouse {current.warehouse} cannot be used: {error}")
         for problem in tick.problems:
             context.log.warning(problem)
-        if not tick.requests:
-            return dg.SensorResult(skip_reason=tick.summary(), cursor=tick.cursor)
+        # where files come all the time, runs would be asked for faster than they end
+        requests = [request for request in tick.requests if not is_waited_for(context.instance, _JOB, request.source)]
+        if not requests:
+            reason = f"{len(tick.requests)} sources changed for which a run waits already" if tick.requests else tick.summary()
+            return dg.SensorResult(skip_reason=reason, cursor=tick.cursor)
         return dg.SensorResult(
             # the settings allow no more requests in a tick than SQLite takes keys in a statement
-            dynamic_partitions_requests=[video_sources.build_add_request([request.source for request in tick.requests])],
+            dynamic_partitions_requests=[video_sources.build_add_request([request.source for request in requests])],
             run_requests=[
                 dg.RunRequest(run_key=request.run_key, partition_key=request.source, tags={REASON_TAG: request.reason})
-                for request in tick.requests
+                for request in requests
             ],
             cursor=tick.cursor,
         )

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from curation_assets.settings.base import Model, Seconds, Uri
 
-Cron = Annotated[str, Field(pattern=r"^\S+( \S+){4}$")]
+_CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 7))
+_CRON_PART = re.compile(r"(\*|\d+(?:-\d+)?)(?:/[1-9]\d*)?")
+
+
+def _cron(text: str) -> str:
+    """Check a cron expression as far as Dagster does: a wrong one would keep the definitions from loading."""
+    for field, (name, low, high) in zip(text.split(" "), _CRON_FIELDS, strict=True):
+        if name.startswith(("month", "day of the week")) and re.search("[a-z]", field, re.IGNORECASE):
+            continue  # JAN, mon-fri
+        for part in field.split(","):
+            found = _CRON_PART.fullmatch(part)
+            numbers = [int(number) for number in re.findall(r"\d+", found[1])] if found else [-1]
+            if not all(low <= number <= high for number in numbers):
+                raise ValueError(f"the {name} {part!r} is none; cron takes *, */10, {low}-{high}, and several with commas")
+    return text
+
+
+Cron = Annotated[str, Field(pattern=r"^\S+( \S+){4}$"), AfterValidator(_cron)]
 Pool = Literal["gpu", "decode"]
 
 
@@ -27,7 +45,12 @@ class NotifySettings(Model):
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="module:Class of your own, called without arguments, with a method notify(failure: curation_assets.defs.notify.FailedRun).",
     )
-    timeout_s: Seconds = Field(5.0, gt=0, le=30, description="Longest wait for the webhook.")
+    timeout_s: Seconds = Field(
+        5.0,
+        gt=0,
+        le=5,
+        description="Longest wait for the webhook, twice per failed run. A tick tells of up to five runs, and Dagster ends it after 60 s.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> NotifySettings:
@@ -52,7 +75,7 @@ class AutomationSettings(Model):
     corpus_cron: Cron = Field("*/10 * * * *", description="Ticks of corpus_schedule; one that finds nothing changed asks for nothing.")
     status_cron: Cron = Field("30 6 * * *", description="Ticks of curation_status_schedule.")
     time_zone: str = Field("UTC", description="Of the three, for example Europe/Berlin.")
-    tick_time_s: Seconds = Field(40.0, gt=0, le=300, description="Longest look of a tick; Dagster ends ticks after 60 s.")
+    tick_time_s: Seconds = Field(40.0, gt=0, le=50, description="Longest look of a tick; Dagster ends ticks after 60 s.")
     max_sources_per_tick: int = Field(256, ge=1, le=10_000, description="Most sources that one nightly tick requests.")
     sources_per_run: int = Field(
         32, ge=1, le=1000, description="Sources that share a run, so that a model loads once: nightly runs and backfills."

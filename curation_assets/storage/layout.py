@@ -125,6 +125,14 @@ class Layout:
         """Return the folder of one table's lease, ending in a slash."""
         return f"leases/{asset}/" if source is None else f"leases/{asset}/{check_source_name(source)}/"
 
+    def media_below(self, root: str) -> str | None:
+        """Return how the keys of this warehouse's own media begin below a root that holds the warehouse; None where it does not.
+
+        Clips that were made from videos are no videos to make clips from.
+        """
+        media, inside = f"{self.root_uri}/media/", f"{root_uri(root).rstrip('/')}/"
+        return media.removeprefix(inside) or None if media.startswith(inside) else None
+
     def media_prefix(self, asset: str, source: str) -> str:
         """Return the folder of one asset's media of one source, ending in a slash."""
         return f"media/{asset}/{check_source_name(source)}/"

@@ -102,6 +102,13 @@ def sources(tick):
     return sorted(request.source for request in tick.requests)
 
 
+def test_what_a_run_writes_into_the_watched_root_is_no_upload(site):
+    site.warehouse = Warehouse(f"s3://test-bucket/{site.base}/warehouse", site.config.watch["up"].storage_options)
+    site.upload("warehouse/media/transcoded_clips/up-a/1.mp4")
+    site.upload("a/1.mp4")
+    assert sources(site.tick()) == ["up-a"]
+
+
 def test_uploads_become_one_request_per_source_and_are_deleted_by_the_next_tick(site):
     for number in range(25):
         site.upload(f"day{number % 3}/{number}.mp4")

@@ -13,7 +13,7 @@ from curation_assets.curation.raw_videos import is_video_name
 from curation_assets.curation.warehouse import table_specs
 from curation_assets.settings import VIDEO_EXTENSIONS
 from curation_assets_tests import makevideo
-from curation_assets_tests.curation.project import Project
+from curation_assets_tests.curation.project import WITH_MEDIA, Project
 from curation_assets_tests.storage.conftest import public_folder, unprivileged  # noqa: F401 - a fixture
 
 SHORT = {"clips": {"splitter": {"clip_len_s": 1, "min_clip_len_s": 0}}}
@@ -74,6 +74,16 @@ def test_odd_entries_of_a_folder(empty, video, tmp_path, monkeypatch):
     (root / "dangling.mp4").unlink()
     empty.run()
     assert set(outcomes(empty).values()) == {"ok"}
+
+
+def test_a_folder_that_holds_the_warehouse(empty, video):
+    """`run --source mine=.` beside a curation.yaml: the clips that are made are no videos of the source."""
+    shutil.copy(video, empty.videos / "a.mp4")
+    project = Project(empty.videos, str(empty.videos / "warehouse"), SHORT, config=WITH_MEDIA)
+    project.run()
+    assert list(empty.videos.rglob("warehouse/media/**/*.mp4"))
+    assert project.run()["raw_videos"].num_unchanged == 1
+    assert outcomes(project) == {"a.mp4": "ok"}
 
 
 def test_two_unicode_forms_of_one_name_are_one_row_and_said(empty, video):

@@ -107,6 +107,17 @@ def on_disk(folder, tmp_path):
     return Watched(tmp_path / "warehouse", {"up": {"uri": str(folder)}})
 
 
+def test_a_root_that_holds_the_warehouse(tmp_path):
+    """What runs write there would be asked for, and make more, for ever."""
+    watched = Watched(tmp_path / "warehouse", {"up": {"uri": str(tmp_path), "quiet_period_s": 0}})
+    for key in ("a/1.mp4", "warehouse/media/transcoded_clips/up-a/1.mp4", "warehouse/mine/1.mp4"):
+        (tmp_path / key).parent.mkdir(parents=True)
+        (tmp_path / key).write_bytes(b"video")
+    assert set(watched.asked()) == {"up-a", "up-warehouse"}
+    (tmp_path / "warehouse/media/transcoded_clips/up-a/2.mp4").write_bytes(b"video")
+    assert watched.asked() == {}
+
+
 def test_each_change_asks_for_its_source_alone(watched, place):
     put, delete = place
     for key in ("a/1.mp4", "a/2.mp4", "b/deep/1.mkv", "b-c/1.MOV", "top.mp4", "notes/readme.txt"):

@@ -3,6 +3,7 @@
 import base64
 import re
 import sqlite3
+from dataclasses import replace
 
 import dagster as dg
 import pytest
@@ -200,6 +201,16 @@ def test_a_shared_instance_keeps_the_partitions_of_others(instance, monkeypatch,
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     sync_partitions(instance, ["a", "new"])
     assert set(instance.get_dynamic_partitions("video_source")) == {"a", "b", "c", "new"}
+
+
+def test_a_partition_that_a_sensor_has_just_added_stays(instance, registry, monkeypatch):
+    """`run` reads the names, starts up for seconds, and looks which partitions are too many."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    names = registry.names()
+    registry.put(replace(registry.get("a"), name="up-cam"))
+    instance.add_dynamic_partitions("video_source", ["up-cam", "removed"])
+    sync_partitions(instance, names, registry=registry)
+    assert set(instance.get_dynamic_partitions("video_source")) == {"a", "b", "c", "up-cam"}
 
 
 def test_another_run_adds_a_source_at_the_same_moment(instance, monkeypatch):

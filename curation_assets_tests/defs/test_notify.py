@@ -7,9 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_status_sensor_definition import _get_run_status_sensor_process_limit
 
 from curation_assets.definitions import build_defs
-from curation_assets.defs.notify import FailedRun, WebhookNotifier, build_failed_run_sensor, build_notifier
+from curation_assets.defs.notify import _TRIES, FailedRun, WebhookNotifier, build_failed_run_sensor, build_notifier
 from curation_assets.settings import NotifySettings, SettingsError
 
 FAILED = FailedRun("0123", "curate_source", ["a"], "no such folder", "Run 0123 of curate_source failed (a): no such folder")
@@ -155,3 +156,15 @@ def test_it_is_on_where_the_settings_say_whom_to_tell():
 def test_a_webhook_shows_no_secret_of_its_address():
     assert "s3cr3t" not in repr(WebhookNotifier("https://example.org/s3cr3t", timeout_s=1))
     assert asdict(FAILED)["sources"] == ["a"]
+
+
+def test_a_tick_of_webhooks_that_do_not_answer_ends_in_time():
+    """Dagster gives up on a tick after 60 s and begins again with the same runs: it would tell of them for ever."""
+    bound = min(item.le for item in NotifySettings.model_fields["timeout_s"].metadata if hasattr(item, "le"))
+    assert _get_run_status_sensor_process_limit() * _TRIES * bound < 60
+
+
+def test_a_webhook_address_with_a_password_is_refused():
+    with pytest.raises(ValueError, match="credentials come from the environment") as caught:
+        NotifySettings(webhook_url="https://user:s3cr3t@example.org/x")
+    assert "s3cr3t" not in str(caught.value)

@@ -1,20 +1,25 @@
 """Pools: which steps hold them, what a GPU run asks for, and two processes on one instance that must not hold one pool at once."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 from curation_assets.definitions import build_defs
 from curation_assets.defs.instance import open_instance
 from curation_assets.defs.pools import K8S_CONFIG, set_pool_limits, what_holds
-from curation_assets.defs.processes import end_orphans
+from curation_assets.defs.processes import PROCESS_TAG, end_orphans, mark_worker
 from curation_assets.settings import KubernetesSettings
 
 GPU_MODELS = {"embeddings": {"models": ["fingerprint", "clip-vit-b32"]}, "clip_scores": {"scorers": ["pixels", "aesthetic"]}}
@@ -212,3 +217,39 @@ def test_a_killed_run_gives_its_place_back(workplace, hold):
     started = time.monotonic()
     assert spans([hold(0)])
     assert time.monotonic() - started < 100
+
+
+def test_a_killed_run_is_ended_while_the_daemon_runs(workplace):
+    """Dagster's own monitoring leaves it STARTED for ever, with its place in the queue of runs and in a pool."""
+    script = "import sys; from curation_assets.defs.processes import process_tag; print(process_tag(sys.argv[1]))"
+    with open_instance(workplace) as instance:
+        run_id = str(uuid.uuid4())
+        tags = {PROCESS_TAG: subprocess.check_output([sys.executable, "-c", script, run_id], text=True, timeout=60).strip()}
+        definitions = build_defs()
+        instance.create_run_for_job(
+            definitions.resolve_job_def("curate_source"), run_id=run_id, tags=tags, status=dg.DagsterRunStatus.STARTED
+        )
+        with WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as workspace:
+            list(execute_run_monitoring_iteration(workspace, logging.getLogger()))
+        assert instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.STARTED
+        sensor = definitions.resolve_sensor_def("process_killed_sensor")
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+        with dg.build_sensor_context(instance=instance) as context:
+            assert "1 runs had lost their process" in sensor(context).skip_message
+        assert instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_again_is_not_judged_by_the_process_of_the_first(workplace):
+    """Dagster copies the tags of a run that is executed again from the UI, also that of a process that is gone."""
+    with open_instance(workplace) as instance:
+        run_id = str(uuid.uuid4())
+        script = "from curation_assets.defs.processes import process_tag; import sys; print(process_tag(sys.argv[1]))"
+        tags = {PROCESS_TAG: subprocess.check_output([sys.executable, "-c", script, run_id], text=True, timeout=60).strip()}
+        job = build_defs().resolve_job_def("curate_source")
+        first = instance.create_run_for_job(job, run_id=run_id, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        again = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        end_orphans(instance)
+        assert instance.get_run_by_id(first.run_id).status is dg.DagsterRunStatus.FAILURE
+        assert instance.get_run_by_id(again.run_id).status is dg.DagsterRunStatus.STARTED
+        mark_worker(instance, again)
+        assert instance.get_run_by_id(again.run_id).tags[PROCESS_TAG].startswith(again.run_id)

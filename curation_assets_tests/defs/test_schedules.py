@@ -110,6 +110,29 @@ def test_a_tick_ends_in_time_and_the_next_one_goes_on(place, history):
     assert set(history.get_dynamic_partitions("video_source")) == set(names)
 
 
+def test_one_tick_a_day_comes_to_the_last_source_too(place, history):
+    names = [f"s{number:02}" for number in range(11)]
+    write(place, sources=names, automation={"tick_time_s": 1e-6, "nightly_cron": "0 3 * * *"})
+    names = sorted([*names, *"abcde"])
+    assert [asked(tick(history, NIGHT + number * DAY)) for number in range(3)] == [[names[:8]], [names[8:]], [names[:8]]]
+    assert asked(tick(history, NIGHT + 2 * DAY + TEN_MINUTES)) == [names[8:]]
+    assert not tick(history, NIGHT + 2 * DAY + 2 * TEN_MINUTES).run_requests
+
+
+def test_tables_over_all_sources_that_cannot_be_made_are_tried_less_and_less(place, history):
+    job = build_defs().resolve_job_def("curate_corpus")
+    now = datetime.now(UTC)
+    times = []
+    for number in range(1, 40):
+        for request in tick(history, now + number * TEN_MINUTES, CORPUS).run_requests or []:
+            times.append(number)
+            history.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.FAILURE)
+    assert times == [1, 2, 3, 4, 5, 9, 17, 33]  # a pause counts from when the run was made, which is now
+    assert "8 in a row" in tick(history, now + timedelta(hours=6), CORPUS).skip_message
+    history.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    assert tick(history, now + TEN_MINUTES, CORPUS).run_requests
+
+
 def test_what_is_under_way_is_left_out_and_what_fails_for_ever_given_up(place, history):
     write(place, sources=list("abcde"), automation={"max_attempts": 2})
     running = record(history, tick(history).run_requests[0], dg.DagsterRunStatus.STARTED)

@@ -86,6 +86,26 @@ def test_a_tick_adds_partitions_and_asks_for_runs(site, video):
         assert found.skip_reason.skip_message == "30 objects looked at, nothing to do"
 
 
+def test_a_source_that_changes_all_the_time_has_one_run_that_waits(site, video):
+    """Files come one by one, and runs are slower: what has not begun will see them all."""
+    job = build_defs().resolve_job_def("curate_source")
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor, runs = None, []
+        for number in range(4):
+            upload(site, f"cam/{number}.mp4", video, number=number)
+            found = tick(instance, cursor)
+            cursor = found.cursor
+            for request in found.run_requests or []:
+                tags = {**request.tags, "dagster/partition": request.partition_key}
+                runs.append(instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.NOT_STARTED))
+        assert len(runs) == 1
+        assert found.skip_reason.skip_message == "1 sources changed for which a run waits already"
+        instance.report_run_canceled(runs[0])
+        instance.create_run_for_job(job, tags=runs[0].tags, status=dg.DagsterRunStatus.STARTED)  # it may have listed already
+        upload(site, "cam/4.mp4", video)
+        assert [request.partition_key for request in tick(instance, cursor).run_requests] == ["up-cam"]
+
+
 def test_what_is_wrong_is_a_skip_reason(site, video):
     upload(site, "a/1.mp4", video)
     with dg.DagsterInstance.ephemeral() as instance:

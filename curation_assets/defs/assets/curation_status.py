@@ -25,7 +25,7 @@ def curation_status(context: dg.AssetExecutionContext, curation: CurationResourc
     """Read every source's tables."""
     warehouse = Warehouse.of(curation.config())
     names = warehouse.registry.sync(curation.config())
-    sync_partitions(context.instance, names)
+    sync_partitions(context.instance, names, registry=warehouse.registry)
     lines, num_pending, num_items = [], 0, 0
     run = curation.corpus_run(context)
     for name, tables in source_statuses(run).items():
