@@ -32,7 +32,7 @@ class RunHistory:
 
     Attributes:
         in_flight: sources that a run works on, or that one waits in the queue for.
-        failed: sources whose latest run failed.
+        failed: sources whose latest run failed, or was canceled: what it was to list may be in no table yet.
         attempts: how often nightly runs were requested for a source in a state, by (source, state).
     """
 
@@ -57,7 +57,7 @@ def read_history(instance: dg.DagsterInstance, *, order: list[str], since: datet
     for run in _runs(instance, RunsFilter(created_after=since)):
         for name, state in json.loads(run.tags.get(STATES_TAG, "{}")).items():
             history.attempts[name, state] += 1
-        if run.status in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE):
+        if run.status in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
             names = sources_of(run, order, places)
             history.failed |= _failed(run, names) - judged  # the newest run comes first
             judged |= names
@@ -94,10 +94,10 @@ def sources_of(run: DagsterRun, order: list[str], places: Mapping[str, int]) -> 
 
 
 def _failed(run: DagsterRun, names: Collection[str]) -> set[str]:
-    """Name those of a run's sources that failed: those that it named, else all or none as it ended."""
-    if FAILED_TAG in run.tags:
+    """Name those of a run's sources that failed: those that it named, else all or none as it ended; all of one that was canceled."""
+    if FAILED_TAG in run.tags and run.status is not DagsterRunStatus.CANCELED:
         return set(json.loads(run.tags[FAILED_TAG])) & set(names)
-    return set(names) if run.status is DagsterRunStatus.FAILURE else set()
+    return set() if run.status is DagsterRunStatus.SUCCESS else set(names)
 
 
 def tag_failed(instance: dg.DagsterInstance, run_id: str, names: Collection[str]) -> None:

@@ -55,7 +55,12 @@ def test_each_part_has_the_jobs_of_its_assets(workplace):
     assert {schedule.name for schedule in cpu.schedules} > {"nightly_backfill_schedule", "corpus_schedule"}
     # Dagster tells a location of its own runs
     assert {sensor.name for sensor in gpu.sensors} == {"frame_sets_stored_sensor", "failed_run_sensor"}
-    assert {sensor.name for sensor in cpu.sensors} == {"bucket_upload_sensor", "sqs_upload_sensor", "failed_run_sensor"}
+    assert {sensor.name for sensor in cpu.sensors} == {
+        "bucket_upload_sensor",
+        "process_killed_sensor",
+        "sqs_upload_sensor",
+        "failed_run_sensor",
+    }
 
 
 def test_any_set_of_sources_leaves_out_what_another_part_makes(workplace, instance):
