@@ -21,7 +21,6 @@ IN_FLIGHT = (
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 )
-_WAITING = (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED)
 _PAGE = 500
 _MOST_RUNS = 20_000
 
@@ -76,8 +75,11 @@ def _runs(instance: dg.DagsterInstance, filters: RunsFilter) -> Iterator[Dagster
 
 
 def is_waited_for(instance: dg.DagsterInstance, job_name: str, name: str) -> bool:
-    """Say whether a whole run of a source's is to come that has not begun: it will see what there is now. One that has begun may have passed it."""
-    filters = RunsFilter(job_name=job_name, tags={"dagster/partition": name}, statuses=list(_WAITING))
+    """Say whether a whole run of a source's is in the queue: it will see what there is now. One that has begun may have passed it.
+
+    One that is not in the queue yet (NOT_STARTED) does not count: if its tick died, it begins only when the tick asks for it again.
+    """
+    filters = RunsFilter(job_name=job_name, tags={"dagster/partition": name}, statuses=[DagsterRunStatus.QUEUED])
     return any(run.asset_selection is None for run in instance.get_runs(filters))
 
 
