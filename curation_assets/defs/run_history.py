@@ -21,7 +21,6 @@ IN_FLIGHT = (
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 )
-_WAITING = (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED)
 _PAGE = 500
 _MOST_RUNS = 20_000
 
@@ -32,7 +31,7 @@ class RunHistory:
 
     Attributes:
         in_flight: sources that a run works on, or that one waits in the queue for.
-        failed: sources whose latest run failed.
+        failed: sources whose latest run failed, or was canceled: what it was to list may be in no table yet.
         attempts: how often nightly runs were requested for a source in a state, by (source, state).
     """
 
@@ -57,7 +56,7 @@ def read_history(instance: dg.DagsterInstance, *, order: list[str], since: datet
     for run in _runs(instance, RunsFilter(created_after=since)):
         for name, state in json.loads(run.tags.get(STATES_TAG, "{}")).items():
             history.attempts[name, state] += 1
-        if run.status in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE):
+        if run.status in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
             names = sources_of(run, order, places)
             history.failed |= _failed(run, names) - judged  # the newest run comes first
             judged |= names
@@ -76,8 +75,11 @@ def _runs(instance: dg.DagsterInstance, filters: RunsFilter) -> Iterator[Dagster
 
 
 def is_waited_for(instance: dg.DagsterInstance, job_name: str, name: str) -> bool:
-    """Say whether a whole run of a source's is to come that has not begun: it will see what there is now. One that has begun may have passed it."""
-    filters = RunsFilter(job_name=job_name, tags={"dagster/partition": name}, statuses=list(_WAITING))
+    """Say whether a whole run of a source's is in the queue: it will see what there is now. One that has begun may have passed it.
+
+    One that is not in the queue yet (NOT_STARTED) does not count: if its tick died, it begins only when the tick asks for it again.
+    """
+    filters = RunsFilter(job_name=job_name, tags={"dagster/partition": name}, statuses=[DagsterRunStatus.QUEUED])
     return any(run.asset_selection is None for run in instance.get_runs(filters))
 
 
@@ -94,10 +96,10 @@ def sources_of(run: DagsterRun, order: list[str], places: Mapping[str, int]) -> 
 
 
 def _failed(run: DagsterRun, names: Collection[str]) -> set[str]:
-    """Name those of a run's sources that failed: those that it named, else all or none as it ended."""
-    if FAILED_TAG in run.tags:
+    """Name those of a run's sources that failed: those that it named, else all or none as it ended; all of one that was canceled."""
+    if FAILED_TAG in run.tags and run.status is not DagsterRunStatus.CANCELED:
         return set(json.loads(run.tags[FAILED_TAG])) & set(names)
-    return set(names) if run.status is DagsterRunStatus.FAILURE else set()
+    return set() if run.status is DagsterRunStatus.SUCCESS else set(names)
 
 
 def tag_failed(instance: dg.DagsterInstance, run_id: str, names: Collection[str]) -> None:

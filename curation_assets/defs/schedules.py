@@ -194,7 +194,7 @@ class NightlyTick:
         is_due = due.num_items > 0 and (due.has_tables or not self._was_found_empty(name))
         if not is_due and name not in history.failed:
             return None
-        reason = f"{due.num_items} items due" if is_due else "its latest run failed"
+        reason = f"{due.num_items} items due" if is_due else "its latest run failed or was canceled"
         state = due.state[:12]
         if history.attempts[name, state] >= self._settings.max_attempts:
             self._num_given_up += 1

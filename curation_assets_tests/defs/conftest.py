@@ -5,12 +5,31 @@ import shutil
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_run_for_test
 
 from curation_assets.configuration import load_config
 from curation_assets.curation.sources import SourceRegistry
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.defs.partitions import sync_partitions
 from curation_assets_tests import makevideo
+
+
+def put_in_queue(instance, job_name, name):
+    """Record a run of one source that waits in the queue."""
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__")
+    return create_run_for_test(
+        instance,
+        job_name=job_name,
+        tags={"dagster/partition": name},
+        status=dg.DagsterRunStatus.QUEUED,
+        remote_job_origin=RemoteJobOrigin(repository, job_name),
+        job_code_origin=JobPythonOrigin(
+            job_name, RepositoryPythonOrigin("python", ModuleCodePointer("curation_assets.definitions", "defs"))
+        ),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from curation_assets.defs.partitions import sync_partitions
 from curation_assets.defs.parts import PART_VARIABLE, Part, part_of_environment
 from curation_assets.settings import SettingsError
 from curation_assets_tests.curation.test_aesthetic import cache, unpinned  # noqa: F401 - fixtures
+from curation_assets_tests.defs.conftest import put_in_queue
 
 MODELS = {"embeddings": {"models": ["fingerprint", "siglip2"]}, "clip_scores": {"scorers": ["pixels", "aesthetic"]}}
 OF_GPU = {"clip_scores/aesthetic", "embeddings/siglip2"}
@@ -57,9 +58,9 @@ def test_each_part_has_the_jobs_of_its_assets(workplace):
     assert {sensor.name for sensor in gpu.sensors} == {"frame_sets_stored_sensor", "failed_run_sensor"}
     assert {sensor.name for sensor in cpu.sensors} == {
         "bucket_upload_sensor",
+        "process_killed_sensor",
         "sqs_upload_sensor",
         "failed_run_sensor",
-        "process_killed_sensor",
     }
 
 
@@ -138,7 +139,7 @@ def test_models_follow_new_frames(scored, registry, instance):
     assert fourth.run_requests[0].run_key not in {request.run_key for request in second.run_requests}
     create_run_for_test(instance, job_name="curate_source_gpu", tags={"dagster/partition": "a"}, status=dg.DagsterRunStatus.STARTED)
     assert tick(instance, third.cursor).run_requests, "a run that has begun may have passed the new frames"
-    create_run_for_test(instance, job_name="curate_source_gpu", tags={"dagster/partition": "a"}, status=dg.DagsterRunStatus.NOT_STARTED)
+    put_in_queue(instance, "curate_source_gpu", "a")
     assert not tick(instance, third.cursor).run_requests, "one that waits will see them"
 
 

@@ -162,6 +162,16 @@ def test_sources_whose_latest_run_failed(place, history):
     assert asked(tick(history, NIGHT + DAY)) == [["a", "c", "e"]]
 
 
+def test_a_canceled_run_loses_no_upload(place, history):
+    """The sensor asked for a run of a source whose tables are complete as far as they know; nobody else would list the new file."""
+    job = build_defs().resolve_job_def("curate_source")
+    for name in "abcde":
+        assert job.execute_in_process(instance=history, partition_key=name, asset_selection=[dg.AssetKey("raw_videos")]).success
+    history.create_run_for_job(job, tags={"dagster/partition": "b"}, status=dg.DagsterRunStatus.CANCELED)
+    history.create_run_for_job(job, tags={RANGE_START: "d", RANGE_END: "e", FAILED_TAG: '["d"]'}, status=dg.DagsterRunStatus.CANCELED)
+    assert asked(tick(history, NIGHT + DAY)) == [["b", "d", "e"]]
+
+
 def test_an_unreadable_source_of_several_is_named_by_the_run(place, history):
     (place / "videos" / "b").rmdir()
     data = tick(history)

@@ -20,6 +20,7 @@ from curation_assets.definitions import build_defs
 from curation_assets.schemas.clips import CLIPS
 from curation_assets.schemas.raw_videos import RAW_VIDEOS
 from curation_assets_tests import makevideo
+from curation_assets_tests.defs.conftest import put_in_queue
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +95,12 @@ def test_a_source_that_changes_all_the_time_has_one_run_that_waits(site, video):
         for number in range(4):
             upload(site, f"cam/{number}.mp4", video, number=number)
             found = tick(instance, cursor)
-            cursor = found.cursor
+            before, cursor = cursor, found.cursor
             for request in found.run_requests or []:
-                tags = {**request.tags, "dagster/partition": request.partition_key}
-                runs.append(instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.NOT_STARTED))
+                created = instance.create_run_for_job(job, tags={"dagster/partition": request.partition_key})
+                assert tick(instance, before).run_requests  # not in the queue yet: a tick that is done again asks again
+                instance.delete_run(created.run_id)
+                runs.append(put_in_queue(instance, job.name, request.partition_key))
         assert len(runs) == 1
         assert found.skip_reason.skip_message == "1 sources changed for which a run waits already"
         instance.report_run_canceled(runs[0])
