@@ -147,7 +147,9 @@ def maintain(config: Config, options: MaintainOptions, *, log: Callable[[str], N
     if options.sources:
         return report
     for key in sorted(found - wanted):
-        add(_guarded(key, lambda key=key: _left_over(run.warehouse, key, options)))  # type: ignore[misc]
+        done = _guarded(key, lambda key=key: _left_over(run.warehouse, key, options))  # type: ignore[misc]
+        if done.files_removed or done.state in ("busy", "failed"):  # on a disk, the folders of a table that was deleted stay
+            add(done)
     before = datetime.now(UTC) - (timedelta(0) if options.is_alone else TEMPORARY_AGE)
     for prefix in _WRITTEN:
         report.temporary_removed += store.delete_temporary(prefix, before=before, is_dry_run=options.is_dry_run)

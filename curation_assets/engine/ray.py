@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from curation_assets.schemas.outcomes import Outcome
 Item = TypeVar("Item")
 _POLL_S = 0.5
 _LOOK_AGAIN_S = 5.0  # nodes come and go
+_KNOCK_S = 10.0
 _MOST_CRASHES = 2  # of one piece, as in the local engine
 _MOST_LOSSES = 3  # of the node under one piece: by then it is the piece that takes nodes down
 NO_ROOM_S = 300.0  # a cluster that grows by itself has a node by then
@@ -212,8 +214,9 @@ class RayEngine:
             own: dict[str, Any] = {"num_cpus": self._most_at_once or cpu_count(), "include_dashboard": False} if address == "local" else {}
             handler = signal.getsignal(signal.SIGTERM)
             try:
+                _knock(address)
                 ray.init(address=address, **own, logging_level=logging.WARNING)
-            except (ConnectionError, ray.exceptions.RayError) as error:
+            except (OSError, ray.exceptions.RayError) as error:  # ConnectionError is Ray's
                 raise EngineError(f"cannot join the Ray cluster {address}: {error}") from error
             self._is_ours = True
             if threading.current_thread() is threading.main_thread():
@@ -328,6 +331,13 @@ class _Tries:
 
 def _amount(cpus: float, gpus: float) -> str:
     return " and ".join(f"{amount:g} {name}" for amount, name in ((cpus, "CPU"), (gpus, "GPU")) if amount)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where no program listens at HOST:PORT: Ray 2.60 itself tries for more than ten minutes and says nothing meanwhile."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
 
 
 def _first_line(error: Exception) -> str:

@@ -193,6 +193,17 @@ def test_files_of_killed_writes_go_wherever_they_are(local_root, videos):  # noq
     assert not any(path.exists() for path in left)
 
 
+def test_a_source_that_was_deleted_with_its_tables_leaves_nothing_over(root, videos):  # noqa: F811
+    config = config_of(root, videos)
+    curate(config, ["raw_videos", "clips"])
+    store = Warehouse.of(config).store
+    for key in [info.key for page in store.list_pages("tables/clips/") for info in page]:
+        store.delete(key)
+    store.delete("sources/mine.json")
+    report = maintain(config.model_copy(update={"sources": {}}), DAY)
+    assert [table.table for table in report.of_state("left_over")] == ["tables/raw_videos/mine.lance"]
+
+
 def test_what_cannot_be_asked_for(local_root, videos):  # noqa: F811
     config = config_of(local_root, videos)
     with pytest.raises(SettingsError, match=r"at least --older-than 0\.25"):

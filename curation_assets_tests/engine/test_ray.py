@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -218,6 +219,17 @@ def test_a_path_that_a_node_does_not_see_is_named(cluster, tmp_path, monkeypatch
             list(engine.map(square, [1]))
         with pytest.raises(EngineError, match=f"does not see {path}"):
             list(engine.map_groups(Loaded(), ["a"], may_use_gpu=False))
+
+
+@pytest.mark.timeout(60)
+def test_a_head_that_is_not_there_is_named():
+    """In a process of its own: this one may have joined a cluster."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    code = f"from curation_assets.engine.ray import RayEngine\nlist(RayEngine(address={address!r}).map(abs, [1]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert f"EngineError: cannot join the Ray cluster {address}: " in done.stderr
+    assert "refused" in done.stderr
 
 
 def test_code_that_a_node_lacks_is_named(engine, monkeypatch):
