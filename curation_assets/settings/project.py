@@ -178,6 +178,12 @@ class Config(ProcessingSettings):
                 raise ValueError(f"queue name {name!r}: use lower-case letters, digits, '_' and '-'")
         return value
 
+    @model_validator(mode="after")
+    def _queues_have_buckets(self) -> Config:
+        if self.queues and not any(root.uri.startswith("s3://") for root in self.watch.values()):
+            raise ValueError("queues tell of uploads into watched buckets, and nothing under `watch` is one: name an s3:// root there")
+        return self
+
     _base: dict[str, Any] | None = PrivateAttr(default=None)
 
     def processing(self) -> dict[str, Any]:

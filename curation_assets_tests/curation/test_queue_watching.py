@@ -235,3 +235,10 @@ def test_requests_are_bounded_and_the_rest_waits(site):
         seen += sources(found)
     assert sorted(seen) == [f"up-{number:02}" for number in range(40)]
     assert site.num_left() == 0
+
+
+def test_queues_without_a_watched_bucket_are_refused(tmp_path):
+    queues = {"main": {"url": "https://sqs.eu-west-1.amazonaws.com/1/x"}}
+    with pytest.raises(ValueError, match="name an s3:// root"):
+        Config.model_validate({"queues": queues, "watch": {"up": {"uri": str(tmp_path)}}})
+    assert Config.model_validate({"queues": queues, "watch": {"up": {"uri": "s3://uploads"}}}).queues
