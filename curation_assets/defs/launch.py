@@ -218,7 +218,10 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
             data = event.step_failure_data
             failure = data.user_failure_data.description if data.user_failure_data else None
             error = _root_cause(event)
-            messages.append(failure or (error.message.strip() if error else "a step failed"))
+            message = error.message.strip() if error else "a step failed"
+            if "Nonexistent partition keys" in message:  # Dagster 1.13's words
+                message = "a source's partition was deleted during its run; what was committed stays, and the next run registers it again"
+            messages.append(failure or message)
     unread = [check for check in result.get_asset_check_evaluations() if check.check_name == "source_readable" and not check.passed]
     messages += [check.description or "a source could not be read" for check in unread]
     if not result.success and not messages:

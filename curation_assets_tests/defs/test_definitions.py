@@ -13,8 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from curation_assets.configuration import load_config
 from curation_assets.curation.warehouse import Warehouse
 from curation_assets.definitions import build_defs
-from curation_assets.defs.launch import RANGE_END, RANGE_START
-from curation_assets.defs.partitions import sync_partitions
+from curation_assets.defs.launch import RANGE_END, RANGE_START, launch
+from curation_assets.defs.partitions import remove_partition, sync_partitions
+from curation_assets.defs.resources import listening
 
 PARTITIONED = ["clip_scores/pixels", "clips", "embeddings/fingerprint", "frame_sets", "previews/240p", "raw_videos", "transcoded_clips"]
 CORPUS = ["curated_clips", "curation_status", "duplicates/fingerprint", "search_index/fingerprint"]
@@ -293,3 +294,20 @@ def test_curation_status_counts_pending(instance):
 def test_partitions_follow_the_registry(instance, names):
     sync_partitions(instance, names)
     assert sorted(instance.get_dynamic_partitions("video_source")) == names
+
+
+def test_a_partition_that_is_deleted_during_its_run(workplace, instance):
+    path = workplace / "curation.yaml"
+    config = load_config(path)
+    registered = Warehouse.of(config).registry.sync(config)
+    overrides = {"transcoded_clips": {"enabled": False}}
+
+    def delete(_):
+        remove_partition(instance, "a")
+
+    with listening(delete):
+        result = launch(path, instance=instance, registered=registered, names=["a"], overrides=overrides)
+    assert result.errors == [
+        "a source's partition was deleted during its run; what was committed stays, and the next run registers it again"
+    ]
+    assert not launch(path, instance=instance, registered=registered, names=["a"], overrides=overrides).errors
