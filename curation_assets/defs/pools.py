@@ -4,10 +4,12 @@
 database: `dagster.yaml` can only give one default for all, so `curation-assets ui` and the start scripts set those that the settings name.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext  # not exported
 
 from curation_assets.models import registry
 from curation_assets.models.aesthetic import SPEC as AESTHETIC
@@ -53,6 +55,19 @@ def what_holds(instance: dg.DagsterInstance) -> list[str]:
         if info.claimed_slots and info.limit is not None and len(info.claimed_slots) >= info.limit:
             lines.append(f"pool {pool} is held by run {', '.join(sorted(info.active_run_ids))}; this run waits where it needs it")
     return lines
+
+
+def _seconds_to_next_claim(context: InstanceConcurrencyContext) -> float:
+    now = time.time()
+    return max(0.0, min((ready_at - now for ready_at in context._pending_timeouts.values()), default=0.0))
+
+
+def sleep_while_pools_are_full() -> None:
+    """Let a run that waits for a place in a pool sleep until its next look, 1 to 15 s.
+
+    Dagster (1.13.27, `interval_to_next_pending_claim_check`) takes the smallest of those waits and 0, so that its in-process executor never sleeps and keeps a core busy.
+    """
+    InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_claim  # type: ignore[method-assign,assignment]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from curation_assets.curation.engines import EngineKey, build_engine, engine_key
 from curation_assets.curation.incremental import Engine
 from curation_assets.curation.progress import Listener, ProgressUpdate
 from curation_assets.curation.warehouse import SourceRun, Warehouse
+from curation_assets.defs.pools import sleep_while_pools_are_full
 from curation_assets.defs.processes import mark_worker
 from curation_assets.engine.local import return_freed_memory
 from curation_assets.models import shared
@@ -47,6 +48,7 @@ class CurationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CurationResource"]:
         """Give the resource to a run; worker processes and the model that it holds end with it."""
         return_freed_memory()
+        sleep_while_pools_are_full()
         if context.run is not None and context.instance is not None:
             mark_worker(context.instance, context.run)
         try:

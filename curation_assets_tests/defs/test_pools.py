@@ -10,6 +10,7 @@ import time
 import uuid
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -190,6 +191,17 @@ def test_two_runs_hold_the_gpu_one_after_the_other(workplace, hold):
         assert instance.get_runs_count() == 0
     (_, first_out), (second_in, _) = spans([hold(2), hold(2)])
     assert second_in > first_out
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_a_pool_sleeps(workplace, hold):
+    first = hold(20)
+    assert first.stdout.readline()
+    second = psutil.Process(hold(0).pid)
+    time.sleep(8)  # it has started and waits
+    before = sum(second.cpu_times()[:2])
+    time.sleep(5)
+    assert sum(second.cpu_times()[:2]) - before < 1.5
 
 
 @pytest.mark.slow

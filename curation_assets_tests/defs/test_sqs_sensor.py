@@ -18,7 +18,7 @@ from curation_assets_tests import makevideo
 from curation_assets_tests.defs.test_sensors import Daemon, rows, wait_for
 from curation_assets_tests.storage.conftest import s3_options  # noqa: F401 - a fixture
 
-BUCKET = "uploads"
+BUCKET = "queued-uploads"
 
 
 @pytest.fixture
